@@ -1,0 +1,156 @@
+"""The model around a mixer: embed, N x (norm, mixer, norm, channel mixer), norm, tied head. Pre-norm, residual."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.config import ModelConfig
+from harness.errors import InputError
+from harness.pattern import parse_layers
+from harness.plugins import Registry
+from harness.spec import MixerConfig, MixerSpec
+
+
+class SwiGLU(nn.Module):
+    """Returns down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
+
+    def __init__(self, d_model: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(d_model, 2 * hidden, bias=False)
+        self.out_proj = nn.Linear(hidden, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns [..., D] from [..., D]."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.out_proj(F.silu(gate) * up)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One layer: x + mixer(norm(x)), then x + channel_mixer(norm(x)) where there is one."""
+
+    def __init__(self, mixer: nn.Module, spec: MixerSpec, config: ModelConfig) -> None:
+        super().__init__()
+        D = config.d_model
+        self.norm = nn.LayerNorm(D)
+        self.mixer = mixer
+        self.needs_tokens = spec.needs_tokens
+        if config.channel_mixer == "swiglu":
+            self.channel_norm: nn.LayerNorm | None = nn.LayerNorm(D)
+            self.channel_mixer: SwiGLU | None = SwiGLU(D, config.expansion * D)
+        else:
+            self.channel_norm = self.channel_mixer = None
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Returns [B, T, D] from x [B, T, D] and tokens [B, T]."""
+        h = self.norm(x)
+        y = self.mixer(h, tokens) if self.needs_tokens else self.mixer(h)
+        if y.shape != x.shape:
+            raise InputError(
+                f"the mixer returned shape {tuple(y.shape)} for input {tuple(x.shape)}; [B, T, D] must stay"
+            )
+        return self._channel(x + y)
+
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Returns ([B, D], state) from x_t [B, D] and the state of this layer."""
+        y_t, state = self.mixer.step(self.norm(x_t), state)  # type: ignore[operator]
+        return self._channel(x_t + y_t), state
+
+    def _channel(self, x: Tensor) -> Tensor:
+        if self.channel_mixer is None or self.channel_norm is None:
+            return x
+        return x + self.channel_mixer(self.channel_norm(x))  # type: ignore[no-any-return]
+
+
+class LanguageModel(nn.Module):
+    """A decoder whose time mixing is the mixers under test."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, blocks: list[Block], specs: list[MixerSpec]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(config.d_model)
+        self.specs = specs
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Returns the hidden state [B, T, D] after the last norm, from tokens [B, T]."""
+        x = self.dropout(self.embedding(tokens))  # [B, T, D]
+        for block in self.layers:
+            x = block(x, tokens)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Returns [..., V] from hidden [..., D]; the head is the embedding (tied)."""
+        return F.linear(hidden, self.embedding.weight)
+
+    @property
+    def can_step(self) -> bool:
+        """Returns whether every layer decodes token by token."""
+        return all(hasattr(b.mixer, "step") and hasattr(b.mixer, "initial_state") for b in self.layers)
+
+    def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> list[Any]:
+        """Returns the state before the first token, one entry a layer."""
+        return [block.mixer.initial_state(B, device, dtype) for block in self.layers]  # type: ignore[union-attr, operator]
+
+    def step(self, tokens_t: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Returns (logits [B, V], state) from the next tokens [B] and the state."""
+        x_t = self.embedding(tokens_t)  # [B, D]
+        new = []
+        for block, layer_state in zip(self.layers, state, strict=True):
+            x_t, layer_state = block.step(x_t, layer_state)  # type: ignore[operator]
+            new.append(layer_state)
+        return self.logits(self.norm(x_t)), new
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Returns the sum of the mixers' auxiliary losses, or None where no mixer has one."""
+        losses = [b.mixer.auxiliary_loss() for b in self.layers if hasattr(b.mixer, "auxiliary_loss")]  # type: ignore[operator]
+        return torch.stack(losses).sum() if losses else None
+
+
+def build_model(
+    config: ModelConfig, under_test: str, vocab_size: int, max_len: int, registry: Registry
+) -> LanguageModel:
+    """Returns a freshly initialised model; seed torch first: the weights come from its generator."""
+    if config.channel_mixer not in ("none", "swiglu"):
+        raise InputError(f"model.channel_mixer is {config.channel_mixer!r}; choose none or swiglu")
+    choices = [registry.mixer(str(choice)) for choice in parse_layers(config.layers, under_test)]
+    blocks, specs = [], []
+    for layer, choice in enumerate(choices):
+        spec = registry.spec(choice)
+        built = MixerConfig(
+            d_model=config.d_model,
+            max_len=max_len,
+            layer=layer,
+            n_layers=len(choices),
+            options=registry.options(choice),
+        )
+        mixer = spec.build(built)
+        initialise(mixer)
+        blocks.append(Block(mixer, spec, config))
+        specs.append(spec)
+    model = LanguageModel(config, vocab_size, blocks, specs)
+    _initialise_model(model)
+    return model
+
+
+def initialise(module: nn.Module) -> None:
+    """Draws the linear weights from N(0, 0.02), as the paper does; a plugin's own parameters keep its own values."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def _initialise_model(model: LanguageModel) -> None:
+    nn.init.normal_(model.embedding.weight, std=0.02)
+    n_residual = 2 * len(model.layers)
+    for block in model.layers:
+        if isinstance(block.channel_mixer, SwiGLU):
+            initialise(block.channel_mixer)
+    for name, parameter in model.named_parameters():
+        if name.endswith("out_proj.weight"):  # GPT-2's scaling of what is added to the residual stream
+            with torch.no_grad():
+                parameter.mul_(n_residual**-0.5)

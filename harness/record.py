@@ -1,0 +1,69 @@
+"""One trial's record: what ran, on what, what came out; written once, never edited."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.config import from_json, to_json
+from harness.errors import RecordError
+from harness.spec import Measure
+
+SCHEMA = 1
+KINDS = ("train", "test", "time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One trial. A `train` trial is one learning rate and seed, scored on the validation split; a `test` trial
+    reads the test split once with the chosen learning rate, all seeds; a `time` trial measures cost and state."""
+
+    schema: int = SCHEMA
+    key: str  # hash of all that decides the result: task, protocol and plugin code, configuration
+    kind: str
+    mixer: str  # "attention/torch": with options as written, e.g. "base_conv/torch(kernel=3)"
+    task: str
+    suite: str  # "quick", or "quick*" where a setting was changed
+    suite_key: str  # hash of the task configurations and versions: rows with equal suite_key may be compared
+    config: dict[str, Any]  # the RunConfig
+    lr: float | None = None
+    seed: int | None = None
+    status: str = "ok"  # or "failed"
+    reason: str | None = None  # one line, when failed
+    plugin: dict[str, str | None] = field(default_factory=dict)  # distribution, version, code_sha256
+    data_sha256: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)  # device facts, library versions, threads
+    started: str = ""  # UTC, ISO 8601
+    seconds: float = 0.0
+    measures: dict[str, Measure] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # parameters, steps taken, tokens seen, chosen lr, ...
+    raw_sha256: str | None = None  # of raw.npz, the arrays every measure is computed from
+
+
+def record_to_json(record: Record) -> dict[str, Any]:
+    """Returns the record as plain JSON values."""
+    return to_json(record)
+
+
+def record_from_json(data: dict[str, Any]) -> Record:
+    """Returns the record stored in `data`; a record this version cannot read raises RecordError."""
+    if data.get("schema") != SCHEMA:
+        raise RecordError(
+            f"record schema {data.get('schema')!r} is not {SCHEMA}; use the harness version that wrote it"
+        )
+    try:
+        measures = {name: from_json(Measure, value) for name, value in data.get("measures", {}).items()}
+        known = {f.name for f in dataclasses.fields(Record)}
+        unknown = set(data) - known
+        if unknown:
+            raise RecordError(f"record has unknown fields: {', '.join(sorted(unknown))}")
+        return Record(**{**data, "measures": measures})
+    except (TypeError, AttributeError) as error:
+        raise RecordError(f"not a record: {error}") from error
+
+
+def digest(value: Any) -> str:
+    """Returns the SHA-256 of a JSON value, independent of key order and white space."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

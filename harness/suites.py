@@ -1,0 +1,110 @@
+"""The presets: what `--preset smoke|quick|paper` runs, as data. The same protocol for every mixer."""
+
+from collections.abc import Iterator
+
+from harness.config import ModelConfig, RunConfig, TimingConfig, TrainingConfig
+from harness.hookspecs import hookimpl
+from harness.spec import SuiteSpec
+from harness.tasks.options import MQAROptions, PileOptions
+
+
+def _mqar(N: int, D: int, vocab_size: int, examples: int, held_out: int) -> MQAROptions:
+    cell = (N, D)
+    return MQAROptions(
+        vocab_size=vocab_size,
+        train_cells=((*cell, examples),),
+        validation_cells=((*cell, held_out),),
+        test_cells=((*cell, held_out),),
+    )
+
+
+def _smoke() -> SuiteSpec:
+    return SuiteSpec(
+        name="smoke",
+        summary="does everything work: two minutes on two CPU cores, scores mean nothing",
+        runs=(
+            RunConfig(
+                task="mqar",
+                options=_mqar(32, 2, 64, 6_400, 500),
+                model=ModelConfig(d_model=32, layers="short_conv,MIXER"),
+                training=TrainingConfig(steps=100, lrs=(1e-2,), seeds=(0,), eval_every=50),
+                timing=TimingConfig(batch_size=16, T=32, samples=10, decode_tokens=16),
+            ),
+            RunConfig(
+                task="pile",
+                options=PileOptions(T=128, eval_tokens=16_384),
+                model=ModelConfig(d_model=64, layers="short_conv,MIXER", channel_mixer="swiglu"),
+                training=TrainingConfig(
+                    steps=40, batch_size=8, lrs=(3e-3,), seeds=(0,), betas=(0.9, 0.95), eval_every=40, clip=1.0
+                ),
+                timing=TimingConfig(batch_size=8, T=128, samples=10, decode_tokens=16),
+            ),
+        ),
+    )
+
+
+def _quick() -> SuiteSpec:
+    return SuiteSpec(
+        name="quick",
+        summary="the finding twice at small scale: fifteen minutes on two CPU cores",
+        default_on=("cpu",),
+        runs=(
+            RunConfig(
+                task="mqar",
+                options=_mqar(64, 8, 512, 32_000, 1_000),
+                model=ModelConfig(d_model=64, layers="short_conv,MIXER"),
+                training=TrainingConfig(steps=500, lrs=(1e-3, 3e-3), seeds=(0, 1), eval_every=100),
+                timing=TimingConfig(batch_size=64, T=64),
+            ),
+            RunConfig(
+                task="pile",
+                options=PileOptions(T=256, eval_tokens=131_072),
+                model=ModelConfig(d_model=128, layers="short_conv,MIXER,short_conv,MIXER", channel_mixer="swiglu"),
+                training=TrainingConfig(
+                    steps=1_500,
+                    batch_size=8,
+                    lrs=(3e-3,),
+                    seeds=(0,),
+                    betas=(0.9, 0.95),
+                    warmup_steps=50,
+                    clip=1.0,
+                    eval_every=500,
+                ),
+                timing=TimingConfig(batch_size=8, T=256),
+            ),
+        ),
+    )
+
+
+def _paper() -> SuiteSpec:
+    """Figure 2 of arXiv:2312.04927 as published: chosen on the test split, stopped above 0.99, one seed."""
+    runs = tuple(
+        RunConfig(
+            task="mqar",
+            options=MQAROptions(
+                train_cells=((N, D, 100_000),), validation_cells=((N, D, 3_000),), test_cells=((N, D, 3_000),)
+            ),
+            model=ModelConfig(d_model=64, layers="MIXER*2", embedding_dropout=0.1),
+            training=TrainingConfig(
+                steps=64 * -(-100_000 // batch_size),
+                batch_size=batch_size,
+                lrs=(1e-4, 4.64e-4, 2.15e-3, 1e-2),
+                seeds=(123,),
+                schedule="cosine-epoch",
+                eval_every=-(-100_000 // batch_size),
+                stop_at=0.99,
+                select="test",
+            ),
+            timing=TimingConfig(batch_size=batch_size, T=N),
+        )
+        for N, D, batch_size in ((64, 4, 512),)
+    )
+    return SuiteSpec(name="paper", summary="MQAR as published (arXiv:2312.04927, figure 2): GPU hours", runs=runs)
+
+
+@hookimpl
+def harness_suites() -> Iterator[SuiteSpec]:
+    """Yields the presets smoke, quick and paper."""
+    yield _smoke()
+    yield _quick()
+    yield _paper()

@@ -1,0 +1,228 @@
+"""One training loop for every mixer: the head and the loss at labelled positions only, fused AdamW, one schedule."""
+
+import contextlib
+import ctypes
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.config import RunConfig, TrainingConfig
+from harness.errors import HarnessError, InputError
+from harness.model import LanguageModel
+from harness.spec import Batch, Task, TaskSpec
+
+LOGITS_AT_ONCE = 2**25  # elements of [rows, V] that prediction holds at a time
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class DivergedError(HarnessError):
+    """The loss is no longer a finite number: this learning rate failed, not the mixer's code."""
+
+
+@dataclass
+class Trained:
+    """What one training run leaves."""
+
+    model: LanguageModel
+    curve: dict[str, np.ndarray]  # step, loss (mean since the last entry), validation
+    predictions: dict[str, np.ndarray]  # on the split that chooses: predicted [R] int32, nll [R] float32
+    facts: dict[str, Any]
+
+
+def prepare_process(device: str, threads: int) -> None:
+    """Pins threads, the allocator and the deterministic paths: the same config gives the same numbers twice."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    if device == "cpu":
+        torch.set_flush_denormal(True)
+        keep_pages()
+
+
+def keep_pages() -> None:
+    """Tells glibc to keep freed blocks: handing them back after every op costs 20 to 30 % of a large step."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another libc: slower, not wrong
+        libc = ctypes.CDLL(None)
+        m_mmap_max, m_trim_threshold, m_top_pad = -4, -1, -2
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_top_pad, 64 << 20)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds every generator a mixer might draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def to_device(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns tokens [B, T], rows [R] and targets [R] as int64 tensors on the device."""
+    return tuple(  # type: ignore[return-value]
+        torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)).to(device, non_blocking=True)
+        for a in (batch.tokens, batch.rows, batch.targets)
+    )
+
+
+def rows_of(hidden: Tensor, rows: Tensor) -> Tensor:
+    """Returns the labelled rows [R, D] of hidden [B, T, D]."""
+    flat = hidden.flatten(0, 1)
+    return flat if rows.numel() == flat.shape[0] else flat.index_select(0, rows)
+
+
+def loss_on_rows(model: LanguageModel, tokens: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """Returns the mean cross-entropy over the labelled rows; no other position sees the head."""
+    return F.cross_entropy(model.logits(rows_of(model(tokens), rows)).float(), targets)
+
+
+def make_optimizer(model: LanguageModel, training: TrainingConfig, lr: float) -> torch.optim.Optimizer:
+    """Returns fused AdamW with decoupled weight decay on every parameter, as the published code has it."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=lr, betas=training.betas, weight_decay=training.weight_decay, fused=True
+    )
+
+
+def learning_rate(training: TrainingConfig, lr: float, step: int, epoch_steps: int) -> float:
+    """Returns the learning rate of the 0-based step: linear warm-up, then cosine to 0 by step or by epoch."""
+    if step < training.warmup_steps:
+        return lr * (step + 1) / training.warmup_steps
+    if training.schedule == "constant":
+        return lr
+    if training.schedule == "cosine-epoch":
+        epochs = math.ceil(training.steps / epoch_steps)
+        return lr * 0.5 * (1 + math.cos(math.pi * (step // epoch_steps) / epochs))
+    if training.schedule != "cosine":
+        raise InputError(f"training.schedule is {training.schedule!r}; choose cosine, cosine-epoch or constant")
+    done = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    return lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def autocast(device: str, dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """Returns the autocast context of the training dtype; float32 runs as it is."""
+    if dtype not in DTYPES:
+        raise InputError(f"training.dtype is {dtype!r}; choose from: {', '.join(DTYPES)}")
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, DTYPES[dtype])
+
+
+def train(
+    *,
+    spec: TaskSpec,
+    task: Task,
+    config: RunConfig,
+    model: LanguageModel,
+    lr: float,
+    seed: int,
+    device: str,
+    report: Callable[[int, int, str], None],
+) -> Trained:
+    """Returns the trained model with its curve and its predictions on the split that chooses.
+
+    `report(step, steps, text)` is called now and then. A loss that is not finite raises DivergedError.
+    """
+    loop = _Loop(spec, task, config, model, device)
+    optimizer = make_optimizer(model, config.training, lr)
+    steps, every = config.training.steps, config.training.eval_every
+    epoch_steps = task.epoch_steps(config.training.batch_size)
+    started, score, tokens = time.perf_counter(), math.nan, 0
+    for step, batch in enumerate(task.train(config.training.batch_size, steps, seed)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config.training, lr, step, epoch_steps)
+        loop.losses.append(loop.step(batch, optimizer))
+        tokens += batch.tokens.size
+        done = step + 1
+        if done % 20 == 0 or done == steps:
+            report(
+                done,
+                steps,
+                f"loss {loop.check(done):.3f}" + ("" if math.isnan(score) else f", {spec.primary} {score:.3f}"),
+            )
+        if done % every == 0 or done == steps:
+            score = loop.validate(done)
+            if loop.good_enough(score):
+                break
+    facts = {"steps": done, "steps_planned": steps, "tokens": tokens, "train_seconds": time.perf_counter() - started}
+    return Trained(model, loop.curve(), loop.predictions, facts)
+
+
+class _Loop:
+    """The mutable part of one training run."""
+
+    def __init__(self, spec: TaskSpec, task: Task, config: RunConfig, model: LanguageModel, device: str) -> None:
+        self.spec, self.task, self.config, self.model, self.device = spec, task, config, model, device
+        self.losses: list[Tensor] = []
+        self.points: list[tuple[int, float, float]] = []
+        self.predictions: dict[str, np.ndarray] = {}
+
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
+        training = self.config.training
+        with autocast(self.device, training.dtype):
+            loss = loss_on_rows(self.model, *to_device(batch, self.device))
+            auxiliary = self.model.auxiliary_loss()
+        (loss if auxiliary is None else loss + auxiliary).backward()  # type: ignore[no-untyped-call]
+        if training.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def check(self, done: int) -> float:
+        loss = float(self.losses[-1])
+        if not math.isfinite(loss):
+            raise DivergedError(f"diverged: loss is not finite at step {done}")
+        return loss
+
+    def validate(self, done: int) -> float:
+        self.check(done)
+        split, batch_size = self.config.training.select, self.config.training.batch_size
+        with autocast(self.device, self.config.training.dtype):
+            self.predictions = predict(self.model, self.task.evaluate(split, batch_size), self.device)
+        score = self.spec.score({**self.task.labels(split), **self.predictions})[self.spec.primary].value
+        self.points.append((done, float(torch.stack(self.losses).mean()), score))
+        self.losses.clear()
+        if not math.isfinite(score):
+            raise DivergedError(f"diverged: {self.spec.primary} is not finite at step {done}")
+        return score
+
+    def good_enough(self, score: float) -> bool:
+        bar = self.config.training.stop_at
+        return bar is not None and (score >= bar if self.spec.higher_is_better else score <= bar)
+
+    def curve(self) -> dict[str, np.ndarray]:
+        columns = zip(*self.points, strict=True)
+        return dict(zip(("step", "loss", "validation"), map(np.array, columns), strict=True))
+
+
+@torch.no_grad()
+def predict(model: LanguageModel, batches: Iterable[Batch], device: str) -> dict[str, np.ndarray]:
+    """Returns predicted [R] int32 (the likeliest token) and nll [R] float32 (nats) at every labelled row, in order."""
+    was_training = model.training
+    model.eval()
+    predicted, nll = [], []
+    for batch in batches:
+        tokens, rows, targets = to_device(batch, device)
+        selected = rows_of(model(tokens), rows)
+        for some_rows, some_targets in _chunks(selected, targets, model.embedding.num_embeddings):
+            logits = model.logits(some_rows).float()
+            predicted.append(logits.argmax(-1).to("cpu", torch.int32))
+            nll.append(F.cross_entropy(logits, some_targets, reduction="none").cpu())
+    model.train(was_training)
+    return {"predicted": torch.cat(predicted).numpy(), "nll": torch.cat(nll).numpy()}
+
+
+def _chunks(rows: Tensor, targets: Tensor, vocab_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    size = max(1, LOGITS_AT_ONCE // vocab_size)
+    return zip(torch.split(rows, size), torch.split(targets, size), strict=True)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from harness.config import ModelConfig
+from harness.errors import InputError
+from harness.model import build_model
+from harness.plugins import load_registry
+
+REGISTRY = load_registry()
+SMALL = ModelConfig(d_model=16, layers="MIXER*2", channel_mixer="swiglu")
+
+
+def model(config=SMALL, mixer="attention", V=32, T=12):
+    torch.manual_seed(0)
+    return build_model(config, mixer, V, T, REGISTRY)
+
+
+def tokens(B=3, T=12, V=32):
+    return torch.randint(0, V, (B, T), generator=torch.Generator().manual_seed(1))
+
+
+def test_hidden_state_has_the_shape_of_the_tokens_and_the_width_of_the_model():
+    m = model()
+    hidden = m(tokens())
+    assert hidden.shape == (3, 12, 16)
+    assert m.logits(hidden).shape == (3, 12, 32)
+
+
+def test_the_head_is_the_embedding():
+    m = model()
+    assert torch.equal(m.logits(torch.eye(16)), m.embedding.weight.T)
+    assert sum(p.numel() for p in m.parameters()) == sum(p.numel() for p in set(m.parameters()))
+
+
+def test_the_same_seed_builds_the_same_model():
+    first, second = model().state_dict(), model().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_future_tokens_do_not_change_the_past():
+    m = model().eval()
+    before, changed = tokens(), tokens()
+    changed[:, 7:] = (changed[:, 7:] + 1) % 32
+    assert torch.equal(m(before)[:, :7], m(changed)[:, :7])
+    assert not torch.equal(m(before)[:, 7:], m(changed)[:, 7:])
+
+
+def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence():
+    m = model().eval()
+    assert m.can_step
+    state, steps = m.initial_state(3, "cpu", torch.float32), []
+    for t in range(12):
+        logits, state = m.step(tokens()[:, t], state)
+        steps.append(logits)
+    torch.testing.assert_close(torch.stack(steps, 1), m.logits(m(tokens())), atol=1e-5, rtol=1e-4)
+
+
+def test_each_layer_knows_its_place(tmp_path):
+    file = tmp_path / "seen.py"
+    file.write_text(
+        "from harness import MixerSpec, hookimpl\n"
+        "def build(config):\n"
+        "    import torch\n"
+        "    module = torch.nn.Identity()\n"
+        "    module.seen = (config.layer, config.n_layers, config.d_model, config.max_len)\n"
+        "    return module\n"
+        "@hookimpl\n"
+        "def harness_mixers(): yield MixerSpec(name='seen', summary='', source='', build=build)\n"
+    )
+    m = build_model(ModelConfig(d_model=8, layers="seen,MIXER,seen"), "seen", 10, 5, load_registry([str(file)]))
+    assert [block.mixer.seen for block in m.layers] == [(i, 3, 8, 5) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (ModelConfig(layers="atention"), "did you mean 'attention'"),
+        (ModelConfig(channel_mixer="mlp"), "choose none or swiglu"),
+        (ModelConfig(d_model=10, layers="attention(heads=3)"), "heads"),
+    ],
+)
+def test_a_model_that_cannot_be_built_says_why(config, says):
+    with pytest.raises(InputError, match=says):
+        model(config)
+
+
+def test_a_mixer_that_changes_the_shape_is_an_error_with_both_shapes():
+    m = model()
+    m.layers[0].mixer = torch.nn.Linear(16, 8)
+    with pytest.raises(InputError, match=r"\(3, 12, 8\) for input \(3, 12, 16\)"):
+        m(tokens())

@@ -1,0 +1,86 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.config import ModelConfig, RunConfig, TrainingConfig
+from harness.errors import InputError
+from harness.model import build_model
+from harness.plugins import load_registry
+from harness.spec import Batch
+from harness.tasks.options import MQAROptions
+from harness.train import DivergedError, learning_rate, loss_on_rows, predict, seed_everything, to_device, train
+
+REGISTRY = load_registry()
+OPTIONS = MQAROptions(
+    vocab_size=32, train_cells=((16, 2, 640),), validation_cells=((16, 2, 50),), test_cells=((16, 2, 50),)
+)
+MODEL = ModelConfig(d_model=16, layers="attention")
+
+
+def run(lr=1e-2, seed=0, model=MODEL, **training):
+    config = RunConfig(task="mqar", options=OPTIONS, model=model, training=TrainingConfig(**{"steps": 20, **training}))
+    spec = REGISTRY.task("mqar")
+    task = spec.load(OPTIONS, lambda what, fraction: None)
+    seed_everything(seed)
+    net = build_model(config.model, "attention", task.vocab_size, task.max_len, REGISTRY)
+    return train(spec=spec, task=task, config=config, model=net, lr=lr, seed=seed, device="cpu", report=lambda *a: None)
+
+
+def test_loss_on_rows_is_the_cross_entropy_of_those_rows():
+    torch.manual_seed(0)
+    net = build_model(MODEL, "attention", 32, 16, REGISTRY)
+    rng = np.random.default_rng(0)
+    batch = Batch(tokens=rng.integers(0, 32, (4, 16)), rows=np.array([3, 17, 63]), targets=np.array([1, 2, 3]))
+    tokens, rows, targets = to_device(batch, "cpu")
+    whole = F.log_softmax(net.logits(net(tokens)), -1).flatten(0, 1)
+    expected = -whole[[3, 17, 63], [1, 2, 3]].mean()
+    torch.testing.assert_close(loss_on_rows(net, tokens, rows, targets), expected)
+    found = predict(net, [batch], "cpu")
+    assert found["predicted"].tolist() == whole[[3, 17, 63]].argmax(-1).tolist()
+    assert found["nll"].mean() == pytest.approx(float(expected.detach()), abs=1e-5)
+
+
+def test_the_same_config_gives_the_same_numbers_twice():
+    first, second = run(), run()
+    assert np.array_equal(first.predictions["nll"], second.predictions["nll"])
+    assert np.array_equal(first.curve["loss"], second.curve["loss"])
+    assert not np.array_equal(first.predictions["nll"], run(seed=1).predictions["nll"])
+
+
+def test_training_lowers_the_loss_and_the_facts_count_what_was_spent():
+    trained = run(eval_every=5)
+    assert trained.curve["loss"][-1] < trained.curve["loss"][0]
+    assert trained.curve["step"].tolist() == [5, 10, 15, 20]
+    assert trained.facts["steps"] == 20
+    assert trained.facts["tokens"] == 20 * 64 * 16
+
+
+def test_training_ends_early_once_the_bar_is_reached():
+    trained = run(eval_every=5, stop_at=0.0)
+    assert (trained.facts["steps"], trained.facts["steps_planned"]) == (5, 20)
+
+
+def test_a_loss_that_is_not_finite_is_called_diverged():
+    with pytest.raises(DivergedError, match="not finite at step"):
+        run(lr=1e30)
+
+
+def test_the_schedule_warms_up_and_ends_near_zero():
+    training = TrainingConfig(steps=100, warmup_steps=10)
+    rates = [learning_rate(training, 1.0, step, 25) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] < 0.001
+    by_epoch = TrainingConfig(steps=100, schedule="cosine-epoch")
+    assert [learning_rate(by_epoch, 1.0, s, 25) for s in (0, 24, 25)] == pytest.approx(
+        [1.0, 1.0, 0.5 * (1 + math.cos(math.pi / 4))]
+    )
+
+
+@pytest.mark.parametrize(("setting", "says"), [("schedule", "cosine-epoch"), ("dtype", "bfloat16")])
+def test_an_unknown_choice_lists_the_allowed_ones(setting, says):
+    with pytest.raises(InputError, match=says):
+        run(**{setting: "other"})
