@@ -113,7 +113,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def turn(x: Tensor, t: int) -> Tensor:
     """Returns what `rotate` does to one position x [..., hd], written as a product of complex numbers."""
     a, b = x.chunk(2, dim=-1)
-    i = torch.arange(a.shape[-1], dtype=torch.float64)
+    i = torch.arange(a.shape[-1], dtype=torch.float64, device=x.device)
     phase = torch.polar(torch.ones_like(i), t * ROTARY_BASE ** (-i / a.shape[-1]))
     turned = torch.complex(a, b) * phase
     return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)

@@ -22,7 +22,7 @@ class AttentionOptions:
 
 def check_options(config: MixerConfig) -> AttentionOptions:
     """Returns the options of the config, or raises InputError where they do not fit it."""
-    options = config.options or AttentionOptions()
+    options: AttentionOptions = config.options or AttentionOptions()
     D = config.d_model
     if options.heads < 1 or D % options.heads:
         divisors = ", ".join(str(n) for n in range(1, D + 1) if D % n == 0)
@@ -34,7 +34,7 @@ def check_options(config: MixerConfig) -> AttentionOptions:
             f"attention: rotary positions need an even head width, but d_model / heads = {D} / {options.heads} = "
             f"{D // options.heads}; choose another number of heads"
         )
-    return options  # type: ignore[no-any-return]
+    return options
 
 
 def build(config: MixerConfig) -> Any:

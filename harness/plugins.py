@@ -21,6 +21,7 @@ from harness.spec import MixerSpec, SuiteSpec, TaskSpec
 
 ONLY = "HARNESS_PLUGINS"  # comma-separated entry-point names: load only these
 CORE = "mixer-harness"
+FILE = "file"  # the version of a plugin that is a bare file
 
 Spec = TypeVar("Spec", MixerSpec, TaskSpec, SuiteSpec)
 
@@ -39,8 +40,13 @@ class Origin:
         """Returns the SHA-256 over the plugin's Python sources: an edited plugin is another plugin."""
         return source_sha256(sorted(self.root.rglob("*.py")) if self.root.is_dir() else [self.root], self.root)
 
+    @property
+    def removal(self) -> str:
+        """Returns what to type to be rid of the plugin."""
+        return f"drop --plugin {self.plugin}" if self.version == FILE else f"pip uninstall {self.distribution}"
+
     def __str__(self) -> str:
-        return f"{self.distribution} {self.version} ({self.plugin})"
+        return self.plugin if self.version == FILE else f"{self.distribution} {self.version} ({self.plugin})"
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,8 @@ def load_registry(files: Sequence[str] = ()) -> Registry:
             module = load()
             _register(registry, origin, module, problems)
         except Exception as error:
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            problems.append(Problem(str(origin), cause, f"repair it or remove it: pip uninstall {origin.distribution}"))
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            problems.append(Problem(str(origin), cause, f"repair it or remove it: {origin.removal}"))
     registry.problems = tuple(problems)
     return registry
 
@@ -215,7 +221,7 @@ def _file(path: str) -> tuple[Origin, Callable[[], Any]]:
             raise
         return module
 
-    return Origin(file.name, file.name, "file", name, file), load
+    return Origin(file.name, file.name, FILE, name, file), load
 
 
 def _register(registry: Registry, origin: Origin, module: Any, problems: list[Problem]) -> None:
@@ -250,7 +256,7 @@ def _add(registry: Registry, origin: Origin, into: dict[str, Any], spec: Any, pr
         Problem(
             str(origin),
             f"{what} {key!r} is also registered by {taken}, so neither is used",
-            f"remove one: pip uninstall {origin.distribution}",
+            f"remove one: {origin.removal}",
         )
     )
 

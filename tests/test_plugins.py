@@ -135,17 +135,8 @@ def test_a_spec_with_a_wrong_field_is_refused_where_it_is_made():
 
 def test_every_record_hook_is_told_even_when_one_fails(tmp_path):
     log = tmp_path / "told"
-    good = broken(
-        tmp_path,
-        "good.py",
-        f"""
-        from harness import hookimpl
-
-        @hookimpl
-        def harness_record(record):
-            open({str(log)!r}, "a").write(record["key"])
-        """.replace("        from", "from").replace("\n        ", "\n"),
-    )
+    source = "from pathlib import Path\nfrom harness import hookimpl\n@hookimpl\ndef harness_record(record): "
+    good = broken(tmp_path, "good.py", f"{source}Path({str(log)!r}).write_text(record['key'])")
     bad = broken(tmp_path, "bad.py", "from harness import hookimpl\n@hookimpl\ndef harness_record(record): 1 / 0")
     failures = load_registry([bad, good]).record_hooks({"key": "abc"})
     assert log.read_text() == "abc"

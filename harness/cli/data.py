@@ -1,6 +1,5 @@
 """`harness data`: a task's data as files, for use without the harness."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -78,4 +77,4 @@ def _counted(options: MQAROptions, split: str, examples: int) -> MQAROptions:
             f"use --set {split}_cells='((N, D, examples), ...)'"
         )
     N, D, _ = cells(options, split)[0]
-    return dataclasses.replace(options, **{f"{split}_cells": ((N, D, examples),)})
+    return with_setting(options, f"{split}_cells", repr(((N, D, examples),)))

@@ -12,33 +12,33 @@ if TYPE_CHECKING:
 
 
 def _mqar_load(options: Any, progress: Callable[[str, float], None]) -> Task:
-    from harness.tasks import mqar
+    from harness.tasks.mqar import load
 
-    return mqar.load(options, progress)
+    return load(options, progress)
 
 
 def _mqar_score(raw: "Mapping[str, np.ndarray]") -> dict[str, Measure]:
-    from harness.tasks import mqar
+    from harness.tasks.mqar import score
 
-    return mqar.score(raw)
+    return score(raw)
 
 
 def _mqar_floor(options: Any) -> float:
-    from harness.tasks import mqar
+    from harness.tasks.mqar import floor
 
-    return mqar.floor(options)
+    return floor(options)
 
 
 def _pile_load(options: Any, progress: Callable[[str, float], None]) -> Task:
-    from harness.tasks.pile import task
+    from harness.tasks.pile.task import load
 
-    return task.load(options, progress)
+    return load(options, progress)
 
 
 def _pile_score(raw: "Mapping[str, np.ndarray]") -> dict[str, Measure]:
-    from harness.tasks.pile import task
+    from harness.tasks.pile.task import score
 
-    return task.score(raw)
+    return score(raw)
 
 
 @hookimpl

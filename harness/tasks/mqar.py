@@ -270,7 +270,7 @@ def _check_cell(options: MQAROptions, where: str, N: int, D: int, count: int) ->
 
 def _check_space(options: MQAROptions) -> None:
     """Raises InputError where a split cannot avoid the sequences of the others: no draw could ever succeed."""
-    V, held = options.vocab_size, {}
+    V, held = options.vocab_size, dict[tuple[int, int], int]()
     for N, D, count in (*options.test_cells, *options.validation_cells):
         held[N, D] = held.get((N, D), 0) + count
     for N, D, _ in options.train_cells:

@@ -132,7 +132,8 @@ def below(bits: np.random.Philox, count: int, n: int) -> np.ndarray:
     words = bits.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]
     product = np.multiply(words, np.uint64(n), dtype=np.uint64)
     product >>= np.uint64(32)
-    return product.astype(np.int32)
+    ids: np.ndarray = product.astype(np.int32)
+    return ids
 
 
 def _distinct(bits: np.random.Philox, B: int, D: int, n: int) -> np.ndarray:
@@ -143,15 +144,16 @@ def _distinct(bits: np.random.Philox, B: int, D: int, n: int) -> np.ndarray:
     """
     ids = below(bits, B * D, n).reshape(B, D)
     rows = np.arange(B)
-    shift = np.uint64(D.bit_length())
-    small = n << D.bit_length() < 2**32
-    kind = np.uint32 if small else np.uint64
+    # Places ride in the low bits of the sorted ids; 32-bit words where they fit, since those sort twice as fast.
+    width = D.bit_length()
+    kind = np.dtype(np.uint32 if n << width < 2**32 else np.uint64)
+    shift, mask = kind.type(width), kind.type((1 << width) - 1)
     place = np.arange(D, dtype=kind)
     while len(rows):
-        tagged = (ids[rows].astype(kind) << kind(shift)) | place
+        tagged = (ids[rows].astype(kind) << shift) | place
         tagged.sort(axis=1)
-        row, column = np.nonzero((tagged[:, 1:] >> kind(shift)) == (tagged[:, :-1] >> kind(shift)))
-        where = (tagged[row, column + 1] & kind((1 << int(shift)) - 1)).astype(np.int64)
+        row, column = np.nonzero((tagged[:, 1:] >> shift) == (tagged[:, :-1] >> shift))
+        where = (tagged[row, column + 1] & mask).astype(np.int64)
         ids[rows[row], where] = below(bits, len(row), n)
         rows = rows[np.unique(row)]
     return ids

@@ -1,0 +1,169 @@
+"""What one model costs: time of a forward pass, a train step, a decode step; peak memory; parameters; state.
+
+`measure_cost` fills raw arrays, `cost_measures` turns them into numbers, and nothing else enters a number.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.config import RunConfig
+from harness.errors import InputError, RecordError
+from harness.model import LanguageModel
+from harness.spec import Batch, Measure, MixerConfig
+from harness.timing.memory import peak_bytes, resident_bytes, state_bytes_by_layer
+from harness.timing.sample import quartiles, sample, summarise
+from harness.train import DTYPES, autocast, loss_on_rows, make_optimizer, to_device
+
+MEMORY_STEPS = 3  # the first makes the optimiser's state, the second has it beside the gradients
+
+
+def measure_cost(
+    model: LanguageModel, batch: Batch, config: RunConfig, device: str, baseline: int | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns (raw arrays, facts) of the model on the device; call it first thing in a fresh process.
+
+    `baseline` is what `memory_baseline(device)` gave before the model was built. Without it the bytes of the model
+    itself stand in for what building it took.
+    """
+    B, T = batch.tokens.shape
+    if T < 2:
+        raise InputError(f"timing.T must be at least 2, got {T}: a decode step needs a context")
+    if baseline is None:
+        baseline = 0 if torch.device(device).type == "cuda" else resident_bytes() - _model_bytes(model)
+    bench = _Bench(model, batch, config, device)
+    raw, facts = bench.train(baseline)
+    raw |= bench.forward()
+    raw["tokens_per_step"] = np.array([B * T])
+    raw["parameters"] = np.array([_count(model)])
+    facts |= {"B": B, "T": T, "rows": len(batch.rows), "dtype": config.training.dtype}
+    facts["parameters_by_layer"] = [_count(block.mixer) for block in model.layers]  # type: ignore[arg-type]
+    decoded, decode_facts = bench.decode()
+    return raw | decoded, facts | decode_facts
+
+
+def cost_measures(raw: Mapping[str, np.ndarray]) -> dict[str, Measure]:
+    """Returns the measures, from the raw arrays alone; what was not measured is absent."""
+    needed = ("forward_ms", "train_step_ms", "tokens_per_step", "parameters")
+    missing = [name for name in needed if name not in raw]
+    if missing:
+        raise RecordError(f"the raw arrays of a time record lack {', '.join(missing)}; time it again")
+    train_ms = np.asarray(raw["train_step_ms"], dtype=np.float64)
+    measures = {
+        "forward_ms": summarise(raw["forward_ms"]),
+        "train_step_ms": summarise(train_ms),
+        "train_tokens_per_s": quartiles(float(raw["tokens_per_step"][0]) / (train_ms / 1e3), "tokens/s"),
+        "parameters": Measure(value=float(raw["parameters"][0]), unit="parameters", n=1),
+    }
+    if "decode_step_us" in raw:
+        per_token = np.asarray(raw["decode_step_us"], dtype=np.float64) / float(raw["decode_batch"][0])
+        measures["decode_us_per_token"] = quartiles(per_token, "µs/token")
+    if "peak_bytes" in raw:
+        measures["peak_mib"] = Measure(value=float(raw["peak_bytes"][0]) / 2**20, unit="MiB", n=1)
+    if "state_bytes" in raw:
+        per_sequence = float(np.sum(raw["state_bytes"], dtype=np.float64)) / float(raw["decode_batch"][0])
+        measures["state_kib"] = Measure(value=per_sequence / 2**10, unit="KiB", n=1)
+    return measures
+
+
+class _Bench:
+    """One model, one batch, one device: the three modes it is timed in."""
+
+    def __init__(self, model: LanguageModel, batch: Batch, config: RunConfig, device: str) -> None:
+        self.model, self.batch, self.config, self.device = model, batch, config, device
+        self.inputs = to_device(batch, device)  # once: copying data is not what is timed
+
+    def train(self, baseline: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        self.model.train()
+        step = self._train_step()
+        peak, method = peak_bytes(lambda: [step() for _ in range(MEMORY_STEPS)], self.device, baseline)
+        raw = {"train_step_ms": self._sample(step)}
+        if peak is not None:
+            raw["peak_bytes"] = np.array([peak])
+        return raw, {"peak_method": method}
+
+    def _train_step(self) -> Callable[[], None]:
+        # A learning rate of 0 does the same work and leaves the weights as they were drawn: repeating one batch
+        # a hundred times can neither diverge nor slide into denormal numbers.
+        training = self.config.training
+        optimizer = make_optimizer(self.model, training, lr=0.0)
+
+        def step() -> None:
+            with autocast(self.device, training.dtype):
+                loss = loss_on_rows(self.model, *self.inputs)
+                auxiliary = self.model.auxiliary_loss()
+            (loss if auxiliary is None else loss + auxiliary).backward()  # type: ignore[no-untyped-call]
+            if training.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+    @torch.no_grad()
+    def forward(self) -> dict[str, np.ndarray]:
+        self.model.eval()
+        with autocast(self.device, self.config.training.dtype):
+            return {"forward_ms": self._sample(lambda: self.model.logits(self.model(self.inputs[0])))}
+
+    @torch.no_grad()
+    def decode(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Steps through the batch's own tokens; the last `decode_tokens` of them are timed, the others warm up."""
+        reason = _why_no_decode(self.model)
+        if reason:
+            return {}, {"no_decode": reason}
+        self.model.eval()
+        B, T = self.batch.tokens.shape
+        timed = max(1, min(self.config.timing.decode_tokens, T - 1))
+        tokens = iter(self.inputs[0].unbind(1))
+        state = self.model.initial_state(B, self.device, DTYPES[self.config.training.dtype])
+
+        def step() -> None:
+            nonlocal state
+            _, state = self.model.step(next(tokens), state)
+
+        with autocast(self.device, self.config.training.dtype):
+            step_ms = sample(step, device=self.device, samples=timed, warmup=T - timed)
+        held = state_bytes_by_layer(state, self.model)
+        raw = {"decode_step_us": step_ms * 1e3, "decode_batch": np.array([B]), "state_bytes": np.array(held)}
+        return raw, {"no_decode": None, "decode_context": [T - timed, T], **self._state_facts(held)}
+
+    def _state_facts(self, held: Sequence[int]) -> dict[str, Any]:
+        """Returns measured and declared bytes per sequence and layer, and whether they agree where both are known."""
+        B, T = self.batch.tokens.shape
+        measured = [n_bytes / B for n_bytes in held]
+        declared = declared_state_bytes(self.model, T)
+        pairs = [(m, d) for m, d in zip(measured, declared, strict=True) if d is not None]
+        agree = all(m == d for m, d in pairs) if pairs else None
+        return {"state_bytes_by_layer": measured, "state_declared_by_layer": declared, "state_declared_agrees": agree}
+
+    def _sample(self, fn: Callable[[], object]) -> np.ndarray:
+        timing = self.config.timing
+        return sample(fn, device=self.device, samples=timing.samples, warmup=timing.warmup)
+
+
+def declared_state_bytes(model: LanguageModel, T: int) -> list[int | None]:
+    """Returns what each layer's spec declares that one sequence carries after T tokens; None where it does not."""
+    configs: Sequence[MixerConfig | None] = getattr(model, "mixer_configs", [None] * len(model.specs))
+    return [
+        int(spec.state_bytes(config, T)) if spec.state_bytes is not None and config is not None else None
+        for spec, config in zip(model.specs, configs, strict=True)
+    ]
+
+
+def _why_no_decode(model: LanguageModel) -> str | None:
+    if model.can_step:
+        return None
+    layers = zip(model.specs, model.layers, strict=True)
+    without = {s.full_name for s, b in layers if not (hasattr(b.mixer, "step") and hasattr(b.mixer, "initial_state"))}
+    return f"{', '.join(sorted(without))} has no step() and initial_state()"
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _model_bytes(model: LanguageModel) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])

@@ -1,0 +1,131 @@
+"""Bytes: the peak of a call, and what a decoding state holds."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RESET_PEAK = "5"  # what proc(5) calls resetting the peak resident set size
+
+
+def memory_baseline(device: str) -> int:
+    """Returns the bytes this process holds before a model is built; 0 on CUDA, whose allocator counts from 0.
+
+    Runs one generic training step first: the code pages and buffers that torch loads on first use are nobody's model.
+    """
+    if torch.device(device).type == "cuda":
+        return 0
+    _generic_step()
+    return resident_bytes()
+
+
+def peak_bytes(fn: Callable[[], object], device: str, baseline: int) -> tuple[int | None, str]:
+    """Returns the peak bytes while `fn` runs, over the baseline, and how they were measured; None if they were not.
+
+    On CPU only a process that has allocated nothing bigger before gives a figure of its own: call this first.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        fn()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device), "torch.cuda.max_memory_allocated"
+    was_reset = _reset_peak()
+    fn()
+    peak = _high_water_bytes() if was_reset else _process_peak_bytes()
+    if peak is None:
+        return None, f"no peak resident set size on {sys.platform}"
+    method = "growth of VmHWM, reset first" if was_reset else "growth of ru_maxrss, which cannot be reset here"
+    return max(0, peak - baseline), method
+
+
+def resident_bytes() -> int:
+    """Returns the resident set size of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def state_bytes_by_layer(state: Iterable[Any], model: nn.Module) -> list[int]:
+    """Returns the bytes each layer's state holds: whole storages, each counted once, the model's own left out."""
+    own = [*model.parameters(), *model.buffers()]
+    seen = {tensor.untyped_storage().data_ptr() for tensor in own}
+    return [_held_bytes(layer, seen, set()) for layer in state]
+
+
+def _held_bytes(value: Any, seen: set[int], visited: set[int]) -> int:
+    """Returns the bytes of every tensor and array reachable from `value` whose storage is not in `seen` yet."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()  # a view of a larger buffer keeps all of the buffer alive
+        return _once(storage.data_ptr(), storage.nbytes(), seen)
+    if isinstance(value, np.ndarray):
+        whole = value if value.base is None or not isinstance(value.base, np.ndarray) else value.base
+        return _once(whole.__array_interface__["data"][0], whole.nbytes, seen)
+    if id(value) in visited:
+        return 0
+    visited.add(id(value))
+    return sum(_held_bytes(part, seen, visited) for part in _parts(value))
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, type) or callable(value):
+        return ()
+    return list(vars(value).values()) if hasattr(value, "__dict__") else ()
+
+
+def _once(address: int, n_bytes: int, seen: set[int]) -> int:
+    if n_bytes == 0 or address in seen:
+        return 0
+    seen.add(address)
+    return n_bytes
+
+
+def _generic_step() -> None:
+    B, T, D = 4, 64, 64
+    with torch.random.fork_rng(devices=[]):  # the model's weights must not depend on whether memory was measured
+        x = torch.zeros(B, T, D, requires_grad=True)
+        layer = nn.Linear(D, D)
+        y = layer(x).view(B, 1, T, D)
+        y = F.scaled_dot_product_attention(y, y, y, is_causal=True)[:, 0]
+        y = y + torch.fft.irfft(torch.fft.rfft(y, n=2 * T, dim=1), n=2 * T, dim=1)[:, :T]
+        y = y + F.conv1d(y.transpose(1, 2), torch.zeros(D, 1, 3), padding=1, groups=D).transpose(1, 2)
+        F.cross_entropy(y.flatten(0, 1), torch.zeros(B * T, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+        torch.optim.AdamW(layer.parameters(), fused=True).step()
+
+
+def _reset_peak() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return _high_water_bytes() is not None
+
+
+def _high_water_bytes() -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split() for line in lines if line.startswith("VmHWM:")]
+    return int(found[0][1]) * 1024 if found else None
+
+
+def _process_peak_bytes() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,1 @@
+"""BaseConv: the gated long convolution."""

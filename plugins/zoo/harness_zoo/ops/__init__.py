@@ -1,0 +1,1 @@
+"""Operators shared by the mixers of the zoo."""

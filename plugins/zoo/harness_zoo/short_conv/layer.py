@@ -1,0 +1,32 @@
+"""The gated short convolution: y = (u W + b1) * (h (*) u + b2), with k taps a channel."""
+
+import torch
+from torch import Tensor, nn
+
+from harness_zoo.ops.causal_conv import short_causal_conv
+
+
+class ShortConv(nn.Module):
+    """Convolves with one oneDNN call on the layout the input already has."""
+
+    def __init__(self, d_model: int, kernel: int) -> None:
+        super().__init__()
+        bound = kernel**-0.5
+        self.projection = nn.Linear(d_model, d_model)  # W, b1
+        self.taps = nn.Parameter(torch.empty(d_model, kernel).uniform_(-bound, bound))  # h, lag 0 first
+        self.bias = nn.Parameter(torch.empty(d_model).uniform_(-bound, bound))  # b2
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Returns [B, T, D] from u [B, T, D]."""
+        return self.projection(u) * (short_causal_conv(u, self.taps) + self.bias)
+
+    def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+        """Returns the k - 1 inputs before the first: zeros [B, k - 1, D]."""
+        D, k = self.taps.shape
+        return torch.zeros(B, k - 1, D, device=device, dtype=dtype)
+
+    def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ([B, D], the last k - 1 inputs) from u_t [B, D] and the k - 1 inputs before it."""
+        window = torch.cat((state, u_t.unsqueeze(1)), dim=1)  # [B, k, D], the newest last
+        convolved = (window * self.taps.flip(1).T).sum(1)
+        return self.projection(u_t) * (convolved + self.bias), window[:, 1:].clone()
