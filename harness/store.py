@@ -210,11 +210,11 @@ def arrays_sha256(arrays: "Mapping[str, np.ndarray]") -> str:
 def stale_sums(path: Path) -> list[str]:
     """Returns one line for each file of a record folder whose content is not what SHA256SUMS says."""
     try:
-        lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
+        text = (path / SUMS).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         return [f"{SUMS} cannot be read: {error}"]
-    stated = {name: sha for sha, _, name in (line.partition("  ") for line in lines)}
-    wrong = []
+    stated = {name: sha for sha, _, name in (line.partition("  ") for line in text.split("\n")[:-1])}
+    wrong = [] if text == _sums(stated) else [f"{SUMS} is not a list of digests and file names"]
     for name in (CONFIG, RECORD, RAW, CURVE, LOG):
         file = path / name
         if not file.exists():
@@ -236,8 +236,12 @@ def _contents(
         files[CURVE] = _npz_bytes(curve)
     if log is not None:
         files[LOG] = log.encode("utf-8", errors="replace")
-    files[SUMS] = "".join(f"{hashlib.sha256(body).hexdigest()}  {name}\n" for name, body in files.items()).encode()
+    files[SUMS] = _sums({name: hashlib.sha256(body).hexdigest() for name, body in files.items()}).encode()
     return files
+
+
+def _sums(digests: Mapping[str, str]) -> str:
+    return "".join(f"{sha}  {name}\n" for name, sha in digests.items())
 
 
 def _json_bytes(value: Any) -> bytes:
@@ -262,15 +266,16 @@ def _weights_bytes(weights: Mapping[str, Any]) -> bytes:
 
 def _load_arrays(path: Path) -> "dict[str, np.ndarray]":
     import zipfile
-    import zlib
 
-    import numpy as np
+    from numpy.lib import format as npy
 
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise RecordError(f"{path} cannot be read: {error}; delete its folder and run the trial again") from error
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+            members = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
+        return {name: npy.read_array(io.BytesIO(body), allow_pickle=False) for name, body in members.items()}
+    except Exception as error:  # damaged bytes raise anything from zlib.error to RuntimeError("encrypted")
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise RecordError(f"{path} cannot be read: {cause}; delete its folder and run the trial again") from error
 
 
 def _open(path: Path) -> StoredRecord | Damage:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from harness.config import to_json
@@ -62,6 +63,10 @@ def recompute(stored: StoredRecord, raw: "Mapping[str, np.ndarray]", registry: R
         from harness.timing.cost import cost_measures as compute  # imports torch: only where it is needed
     elif record.kind in ("train", "test"):
         spec = registry.task(record.task)
+        if (SEEDS in raw) != (record.kind == "test"):
+            raise RecordError(
+                f"a test record has an array {SEEDS!r} and a train record has none; this is {record.kind}"
+            )
 
         def compute(raw: "Mapping[str, np.ndarray]") -> dict[str, Measure]:
             return score_arrays(spec, raw)
@@ -145,10 +150,12 @@ def _differences(shown: Mapping[str, Measure], again: Mapping[str, Measure]) -> 
 
 
 def _equal(shown: Any, again: Any) -> bool:
-    if isinstance(shown, float) and isinstance(again, float):
-        both_nan = math.isnan(shown) and math.isnan(again)
-        return both_nan or math.isclose(shown, again, rel_tol=TOLERANCE, abs_tol=0.0)
-    return type(shown) is type(again) and bool(shown == again)
+    if not isinstance(shown, float):  # text, a count, or None
+        return bool(shown == again)
+    if not isinstance(again, Real):
+        return False
+    both_nan = math.isnan(shown) and math.isnan(again)
+    return both_nan or math.isclose(shown, again, rel_tol=TOLERANCE, abs_tol=0.0)
 
 
 def _same_array(a: "np.ndarray", b: "np.ndarray") -> bool:

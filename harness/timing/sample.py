@@ -49,7 +49,7 @@ def _cuda_ms(fn: Callable[[], object], device: str, samples: int) -> np.ndarray:
     # The host may run ahead of the device, as it does in training; the events stand in the stream, so each pair
     # holds exactly one call: its kernels, and the gaps between them where the launches cannot keep up.
     with torch.cuda.device(device):
-        events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(samples)]
+        events = [(_event(), _event()) for _ in range(samples)]
         torch.cuda.synchronize()
         for start, end in events:
             start.record()
@@ -57,6 +57,10 @@ def _cuda_ms(fn: Callable[[], object], device: str, samples: int) -> np.ndarray:
             end.record()
         torch.cuda.synchronize()
         return np.array([start.elapsed_time(end) for start, end in events], dtype=np.float64)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def synchronise(device: str) -> None:

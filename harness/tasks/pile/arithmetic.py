@@ -7,8 +7,11 @@ from fractions import Fraction
 
 CHUNKS = 24  # documents of each kind
 QUESTIONS = 72  # in each document
-_MONTHS = "January February March April May June July August September October November December".split()
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
+    *("October", "November", "December"),
+)
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MASK = 2**64 - 1
 
 

@@ -26,7 +26,13 @@ _BIBLE_CHAPTERS = 8
 _LAW_ARTICLES = 3  # small documents, because a tenth of a few large ones is a lumpy split
 _SUMMARY_CHARS = 200
 
-Meta = TypedDict("Meta", {"pile_set_name": str, "source": str, "id": str})
+
+class Meta(TypedDict):
+    """Which subset a document belongs to, where it comes from, and what it is called there."""
+
+    pile_set_name: str
+    source: str
+    id: str
 
 
 class Document(TypedDict):

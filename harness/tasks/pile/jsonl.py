@@ -105,4 +105,6 @@ def _unpacked(path: Path) -> Iterator[bytes]:
                     ) from error
                 data = frame.unused_data if frame.eof else b""
     if frame is not None and not frame.eof:
-        raise InputError(f"{path}: the file is cut off after {packed_bytes:,} bytes, its last frame has no end; fetch it again")
+        raise InputError(
+            f"{path}: the file is cut off after {packed_bytes:,} bytes, its last frame has no end; fetch it again"
+        )

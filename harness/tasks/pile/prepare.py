@@ -184,7 +184,9 @@ class _Tokens:
         self._length[split] += count
         self._bytes[name] = self._bytes.get(name, 0) + len(document["text"].encode("utf-8", "replace"))
         if len(self._names) > np.iinfo(np.int16).max:
-            raise InputError(f"the corpus has over {len(self._names) - 1:,} subsets; give fewer a pile_set_name of their own")
+            raise InputError(
+                f"the corpus has over {len(self._names) - 1:,} subsets; give fewer a pile_set_name of their own"
+            )
 
     def _finish(self, split: str) -> None:
         raw = self._work / f"{split}.raw"

@@ -25,9 +25,10 @@ def repeated(windows: NDArray[np.integer], vocab_size: int, end_of_text: int) ->
     pair, document = np.take_along_axis(pair, order, axis=1), np.take_along_axis(document, order, axis=1)
     same = np.zeros((B, T), dtype=np.bool_)
     same[:, 1:] = (pair[:, 1:] == pair[:, :-1]) & (document[:, 1:] == document[:, :-1])
-    out = np.empty_like(same)
+    out: NDArray[np.bool_] = np.empty_like(same)
     np.put_along_axis(out, order, same, axis=1)
-    return out & ~separated
+    out[separated] = False
+    return out
 
 
 def count_bigrams(
@@ -50,9 +51,7 @@ def _bigrams(
         yield (some[:-1] * np.uint64(vocab_size) + some[1:])[inside]
 
 
-def _merged(
-    keys: NDArray[np.uint64], counts: NDArray[np.int64]
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _merged(keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     if not len(keys):
         return keys, counts
     order = np.argsort(keys, kind="stable")

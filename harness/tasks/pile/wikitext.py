@@ -9,7 +9,9 @@ import re
 
 # A reference, in both forms; the closed form first, or the open one would swallow up to the next </ref>.
 _REFERENCE = re.compile(r"<ref\b[^<>]*/>|<ref\b[^<>]*>.*?</ref\s*>", re.S | re.I)
-_BLOCK = re.compile(r"<(gallery|timeline|math|source|syntaxhighlight|pre|score|imagemap)\b[^<>]*>.*?</\1\s*>", re.S | re.I)
+_BLOCK = re.compile(
+    r"<(gallery|timeline|math|source|syntaxhighlight|pre|score|imagemap)\b[^<>]*>.*?</\1\s*>", re.S | re.I
+)
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
 _BREAK = re.compile(r"<br\s*/?>", re.I)
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.I)
@@ -24,8 +26,10 @@ _EMPTY_BRACKETS = re.compile(r"\s*\((?:[\s,;:]|&nbsp;)*\)")
 _TABLE_EDGE = re.compile(r"^[ \t:]*(\{\||\|\})", re.M)
 _TEMPLATE_EDGE = re.compile(r"\{\{|\}\}")
 _CLOSING_SECTIONS = frozenset(
-    ("bibliography", "external links", "footnotes", "further reading", "gallery", "notes", "notes and references")
-    + ("references", "see also", "sources", "works cited", "citations")
+    (
+        *("bibliography", "citations", "external links", "footnotes", "further reading", "gallery", "notes"),
+        *("notes and references", "references", "see also", "sources", "works cited"),
+    )
 )
 
 

@@ -43,7 +43,7 @@ def build(config: MixerConfig) -> Any:
     return XformersAttention(config.d_model, options.heads, options.positions, config.max_len)
 
 
-def reference(config: MixerConfig) -> Any:
+def build_reference(config: MixerConfig) -> Any:
     """Returns the same layer written as the definition."""
     from harness_xformers.reference import DefinedAttention
 
@@ -72,14 +72,14 @@ def harness_mixers() -> Iterable[MixerSpec]:
         summary="causal multi-head softmax attention, memory-efficient kernels",
         source="arXiv:1706.03762",
         build=build,
-        reference=reference,
+        reference=build_reference,  # a function named as the submodule would be replaced by it on import
         options=AttentionOptions,
         dtypes=("float32", "bfloat16", "float16"),
-        # Relative to the largest output. float32 allows for TF32 products inside the kernel; the half types keep
-        # 8 and 11 bits, rounded at each stage.
-        max_error={"float32": 2e-3, "bfloat16": 3e-2, "float16": 5e-3},
+        # Relative to the largest output. float32: sums of up to T terms (measured 9e-7 at T = 300); the half types
+        # keep 8 and 11 bits, rounded at each stage (measured 1.5e-2 and 1.7e-3).
+        max_error={"float32": 1e-5, "bfloat16": 3e-2, "float16": 5e-3},
         devices=("cuda",),
-        preference=10,  # before attention/torch, where it runs
+        preference=0,  # on an H200 never clearly faster than SDPA at the sizes tried, so it is taken only by name
         state_bytes=state_bytes,
         unavailable=unavailable,
     )

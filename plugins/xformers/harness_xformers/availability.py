@@ -57,6 +57,8 @@ def import_operators() -> ModuleType:
 
     The operators used here are torch's own; where xformers refuses them for want of the extension, `probe` says so.
     """
+    if (loaded := sys.modules.get("xformers.ops")) is not None:
+        return loaded  # the layer asks at every call
     logger = logging.getLogger("xformers")
     logger.addFilter(_is_not_extension_notice)
     try:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from harness_xformers import AttentionOptions, build, harness_mixers, reference, state_bytes, unavailable
+from harness_xformers import AttentionOptions, build, build_reference, harness_mixers, state_bytes, unavailable
 from harness_xformers.availability import extension_failure, import_operators, no_operator, not_installed
 
 from harness import InputError, MixerConfig
@@ -93,6 +93,13 @@ def test_listing_imports_neither_torch_nor_xformers() -> None:
     assert run_python(code).returncode == 0
 
 
+def test_the_mixer_can_be_listed_again_after_its_layers_were_built() -> None:
+    build(config())
+    build_reference(config())
+    (spec,) = harness_mixers()
+    assert spec.full_name == "attention/xformers"
+
+
 @needs_package
 def test_importing_the_operators_says_nothing_on_stderr() -> None:
     result = run_python("from harness_xformers.availability import import_operators; import_operators()")
@@ -129,7 +136,7 @@ def test_options_are_those_of_attention_torch() -> None:
 @pytest.mark.parametrize("T", [1, 63, 129])
 def test_the_definition_equals_attention_torch(positions: str, T: int) -> None:
     core = attention_torch()
-    mine = reference(config(positions)).double()
+    mine = build_reference(config(positions)).double()
     other = core.build(MixerConfig(d_model=D, max_len=MAX_LEN, options=core.options(heads=2, positions=positions)))
     other.double().load_state_dict(mine.state_dict())
     x = torch.randn(2, T, D, dtype=torch.float64, requires_grad=True)
@@ -141,7 +148,7 @@ def test_the_definition_equals_attention_torch(positions: str, T: int) -> None:
 
 
 def test_future_tokens_do_not_change_the_past() -> None:
-    module, x = reference(config()), torch.randn(2, 20, D)
+    module, x = build_reference(config()), torch.randn(2, 20, D)
     changed = x.clone()
     changed[:, 11:] += 10.0
     torch.testing.assert_close(module(x)[:, :11], module(changed)[:, :11], rtol=1e-6, atol=1e-6)
@@ -149,7 +156,7 @@ def test_future_tokens_do_not_change_the_past() -> None:
 
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_stepping_token_by_token_gives_what_the_whole_sequence_gives(positions: str) -> None:
-    module, x = reference(config(positions)), torch.randn(2, 33, D)
+    module, x = build_reference(config(positions)), torch.randn(2, 33, D)
     state, outputs = module.initial_state(2, x.device, x.dtype), []
     for x_t in x.unbind(1):
         y_t, state = module.step(x_t, state)
@@ -159,7 +166,7 @@ def test_stepping_token_by_token_gives_what_the_whole_sequence_gives(positions: 
 
 @pytest.mark.parametrize("T", [1, 17])
 def test_the_measured_state_has_the_declared_size(T: int) -> None:
-    module = reference(config())
+    module = build_reference(config())
     state = module.initial_state(1, "cpu", torch.float32)
     for _ in range(T):
         _, state = module.step(torch.randn(1, D), state)
@@ -192,7 +199,7 @@ def test_the_kernels_and_their_gradients_equal_the_definition(positions: str, T:
     (spec,) = harness_mixers()
     torch.manual_seed(0)
     fast = build(config(positions)).to("cuda", getattr(torch, dtype))
-    exact = reference(config(positions)).to("cuda", torch.float64)
+    exact = build_reference(config(positions)).to("cuda", torch.float64)
     exact.load_state_dict(fast.state_dict())
     x = torch.randn(2, T, D, device="cuda", dtype=getattr(torch, dtype), requires_grad=True)
     z = x.detach().double().requires_grad_()

@@ -1,0 +1,296 @@
+"""What a run consists of: one trial a learning rate and seed, one test and one time trial a mixer and task."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.config import RunConfig, to_json
+from harness.errors import HarnessError, InputError
+from harness.pattern import MixerChoice, parse_layers, parse_mixer
+from harness.plugins import Registry, source_sha256, unavailable
+from harness.record import digest
+from harness.spec import MixerSpec, SuiteSpec
+from harness.store import Store, StoredRecord
+from harness.sweep.settings import task_names
+from harness.sweep.trial import Trial
+
+NEW, OK, FAILED = "new", "ok", "failed"
+PROTOCOL = ("model.py", "train.py", "attention.py", "tasks")  # the source that decides what a trial computes
+TIMING = (*PROTOCOL, "timing")
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A mixer in the run: its score is measured where `quality`, its time always."""
+
+    choice: MixerChoice
+    quality: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every trial of a run, what is on disk of it, and what cannot run here."""
+
+    suite: str
+    suite_key: str
+    device: str
+    trials: tuple[Trial, ...]
+    state: Mapping[str, str]  # by key: NEW, OK or FAILED
+    unavailable: tuple[tuple[str, str], ...] = ()  # (mixer, reason)
+
+    @property
+    def todo(self) -> tuple[Trial, ...]:
+        """Returns the trials that will run."""
+        return self.having(NEW)
+
+    def having(self, state: str) -> tuple[Trial, ...]:
+        """Returns the trials in that state."""
+        return tuple(trial for trial in self.trials if self.state[trial.key] == state)
+
+
+def entrants(
+    registry: Registry, names: Sequence[str], device: str
+) -> tuple[list[Entrant], tuple[tuple[str, str], ...]]:
+    """Returns the mixers to run and the unavailable ones with the reason; no names means every registered mixer."""
+    if names:
+        chosen = [choose(registry, name, device) for name in names]
+        return [Entrant(choice) for choice in dict.fromkeys(chosen)], ()
+    found: list[Entrant] = []
+    missing: list[tuple[str, str]] = []
+    for name in dict.fromkeys(spec.name for spec in registry.mixers.values()):
+        usable = []
+        for spec in registry.implementations(name):
+            reason = why_not(spec, device)
+            if reason is None:
+                usable.append(registry.mixer(spec.full_name))
+            else:
+                missing.append((spec.full_name, reason))
+        found += [Entrant(choice, quality=index == 0) for index, choice in enumerate(usable)]
+    return found, tuple(missing)
+
+
+def choose(registry: Registry, text: str, device: str) -> MixerChoice:
+    """Returns the mixer named, pinned to its preferred implementation on this device; else raises InputError."""
+    choice = parse_mixer(text)
+    specs = registry.implementations(choice.name)
+    if choice.implementation or not specs:
+        specs = [
+            registry.mixers[full] for full in (f"{choice.name}/{choice.implementation}",) if full in registry.mixers
+        ]
+    reasons = {spec.full_name: why_not(spec, device) for spec in specs}
+    for spec in specs:
+        if reasons[spec.full_name] is None:
+            return registry.mixer(str(choice.pinned(spec.implementation)))
+    if specs:
+        raise InputError("; ".join(f"{name} is unavailable here: {reason}" for name, reason in reasons.items()))
+    return registry.mixer(text)  # raises: nobody registered it
+
+
+def why_not(spec: MixerSpec, device: str) -> str | None:
+    """Returns why the mixer cannot run on this device, or None."""
+    reason = unavailable(spec)
+    if reason is None and device not in spec.devices:
+        return f"it runs on {' and '.join(spec.devices)} only; use --device {spec.devices[0]} where there is one"
+    return reason
+
+
+def suite_key(suite: SuiteSpec, registry: Registry) -> str:
+    """Returns the digest of the suite's configurations and task versions: rows with equal keys may be compared."""
+    return digest([[_compared(run), registry.task(run.task).version] for run in suite.runs])
+
+
+def _compared(run: RunConfig) -> dict[str, Any]:
+    plain = to_json(run)
+    del plain["limits"]
+    for how_often in ("samples", "warmup"):
+        del plain["timing"][how_often]
+    return plain
+
+
+@dataclass
+class Planner:
+    """Makes the trials of one suite on one device."""
+
+    registry: Registry
+    suite: SuiteSpec
+    name: str  # the suite's name, with * where a setting was changed
+    device: str
+    seconds: Callable[[str, RunConfig, tuple[MixerChoice, ...], str], float]  # (kind, config, layers, mixer)
+
+    def __post_init__(self) -> None:
+        self.suite_key = suite_key(self.suite, self.registry)
+        root = Path(harness.__file__).parent
+        self.protocol = {kind: protocol_sha256(root, TIMING if kind == "time" else PROTOCOL) for kind in KINDS}
+
+    def trials(self, entrant: Entrant, config: RunConfig) -> list[Trial]:
+        """Returns the trials of one mixer on one task run."""
+        training = config.training
+        made: list[Trial] = []
+        if entrant.quality:
+            made = [self._trial("train", entrant, config, lr, seed) for lr in training.lrs for seed in training.seeds]
+        needs = tuple(trial.key for trial in made)
+        if needs:
+            made.append(self._trial("test", entrant, config, needs=needs))
+        made.append(self._trial("time", entrant, config, needs=needs))
+        return made
+
+    def _trial(
+        self,
+        kind: str,
+        entrant: Entrant,
+        config: RunConfig,
+        lr: float | None = None,
+        seed: int | None = None,
+        needs: tuple[str, ...] = (),
+    ) -> Trial:
+        mixer = str(entrant.choice)
+        layers = tuple(
+            choose(self.registry, str(layer), self.device) for layer in parse_layers(config.model.layers, mixer)
+        )
+        decides = {**self._identity(kind, config, layers), "mixer": mixer, **_relevant(kind, config, lr, seed)}
+        if kind != "train":  # what a board shows belongs to one suite; training is shared
+            decides["suite_key"] = self.suite_key
+        if kind == "test":
+            decides["trained"] = list(needs)
+        return Trial(
+            key=digest(decides),
+            kind=kind,
+            mixer=mixer,
+            layers=",".join(map(str, layers)),
+            task=config.task,
+            suite=self.name,
+            suite_key=self.suite_key,
+            config=to_json(config),
+            lr=lr,
+            seed=seed,
+            needs=needs,
+            seconds=self.seconds(kind, config, layers, mixer),
+        )
+
+    def _identity(self, kind: str, config: RunConfig, layers: tuple[MixerChoice, ...]) -> dict[str, Any]:
+        """Returns the code that decides the result, as digests, and where it runs."""
+        task = self.registry.task(config.task)
+        specs = [self.registry.spec(layer) for layer in layers]
+        return {
+            "kind": kind,
+            "task": task.name,
+            "task_version": task.version,
+            "task_code": self.registry.origin(task).code_sha256(),
+            "plugins": [self.registry.origin(spec).code_sha256() for spec in specs],
+            "protocol": self.protocol[kind],
+            "layers": [str(layer) for layer in layers],
+            "device": self.device,
+        }
+
+
+KINDS = ("train", "test", "time")
+
+
+def _relevant(kind: str, config: RunConfig, lr: float | None, seed: int | None) -> dict[str, Any]:
+    """Returns the settings that matter for this kind of trial."""
+    plain = to_json(config)
+    model = {key: value for key, value in plain["model"].items() if key != "layers"}
+    training = plain["training"]
+    settings = {"options": plain["options"], "model": model}
+    if kind == "train":
+        of_one = {key: value for key, value in training.items() if key not in ("lrs", "seeds")}
+        return {**settings, "training": of_one, "lr": lr, "seed": seed}
+    if kind == "time":
+        return {**settings, "timing": plain["timing"], "dtype": training["dtype"], "clip": training["clip"]}
+    return settings
+
+
+def protocol_sha256(root: Path, parts: Sequence[str]) -> str:
+    """Returns the SHA-256 over those source files, and those folders' source files, of the package."""
+    files = [file for part in parts for file in (sorted((root / part).rglob("*.py")) or [root / part])]
+    return source_sha256(files, root)
+
+
+def plan(
+    planner: Planner,
+    mixers: Sequence[Entrant],
+    tasks: Sequence[str] | None,
+    store: Store,
+    *,
+    rerun_failed: bool = False,
+    missing: tuple[tuple[str, str], ...] = (),
+) -> Plan:
+    """Returns the trials of these mixers on these tasks (None: all of the suite), and which of them are on disk."""
+    wanted = task_names(planner.suite) if tasks is None else tasks
+    runs = [run for run in planner.suite.runs if run.task in wanted]
+    trials = [trial for run in runs for entrant in mixers for trial in planner.trials(entrant, run)]
+    trials = list({trial.key: trial for trial in trials}.values())
+    by_key = {stored.record.key: stored for stored in store.records()}
+    state: dict[str, str] = {}
+    for trial in sorted(trials, key=lambda trial: bool(trial.needs)):
+        state[trial.key] = _state(trial, by_key.get(trial.key), rerun_failed, state)
+    for trial in trials:
+        if trial.kind == "test" and state[trial.key] == NEW:
+            for key in trial.needs:  # a test needs the weights, and somebody may have deleted them to save space
+                stored = by_key.get(key)
+                if state[key] == OK and stored is not None and stored.weights_path is None:
+                    state[key] = NEW
+    return Plan(planner.name, planner.suite_key, planner.device, tuple(trials), state, missing)
+
+
+def _state(trial: Trial, stored: StoredRecord | None, rerun_failed: bool, state: Mapping[str, str]) -> str:
+    if stored is None:
+        return NEW
+    if rerun_failed and stored.record.status == FAILED:
+        return NEW
+    # another try of a learning rate may change which one is chosen
+    if rerun_failed and trial.kind == "test" and any(state[key] == NEW for key in trial.needs):
+        return NEW
+    return OK if stored.record.status == "ok" else FAILED
+
+
+def check_data(plan: Plan, store: Store, task: str, data_sha256: Mapping[str, str]) -> None:
+    """Raises HarnessError where a record on disk was measured on other data than the task has now."""
+    for trial in plan.having(OK):
+        stored = store.find(trial.key) if trial.task == task else None
+        if stored is not None and stored.record.data_sha256 and stored.record.data_sha256 != dict(data_sha256):
+            raise HarnessError(
+                f"the data of task {task} are not those of the record {stored.path}: a corpus file was changed; "
+                "choose another folder with --runs DIR, or delete the old records of this task"
+            )
+
+
+def plan_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Returns one row a mixer and task: how many trials of each kind, and how many are on disk already."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for trial in plan.trials:
+        row = rows.setdefault((trial.task, trial.mixer), {"task": trial.task, "mixer": trial.mixer, **_empty()})
+        row[trial.kind] += 1
+        row["on disk"] += plan.state[trial.key] == OK
+        row["failed before"] += plan.state[trial.key] == FAILED
+        if plan.state[trial.key] == NEW:
+            row["seconds"] += trial.seconds
+    return list(rows.values())
+
+
+def _empty() -> dict[str, Any]:
+    return {**dict.fromkeys(KINDS, 0), "on disk": 0, "failed before": 0, "seconds": 0.0}
+
+
+def plan_json(plan: Plan, seconds: float) -> dict[str, Any]:
+    """Returns the plan as plain JSON values."""
+    count = Counter(plan.state[trial.key] for trial in plan.trials)
+    return {
+        "suite": plan.suite,
+        "suite_key": plan.suite_key,
+        "device": plan.device,
+        "trials": len(plan.trials),
+        "to_run": count[NEW],
+        "on_disk": count[OK],
+        "failed_before": count[FAILED],
+        "estimate_seconds": round(seconds, 1),
+        "unavailable": [{"mixer": mixer, "reason": reason} for mixer, reason in plan.unavailable],
+        "plan": [
+            {**{k: v for k, v in dataclasses.asdict(trial).items() if k != "config"}, "state": plan.state[trial.key]}
+            for trial in plan.trials
+        ],
+    }
