@@ -72,22 +72,45 @@ def counted_seconds(kind: str, config: RunConfig, layers: Sequence[MixerChoice],
     return START_S + samples * step(timing.batch_size, timing.T)
 
 
-def product_rate() -> float:
-    """Returns the FLOP/s of float32 matrix products on one thread here, measured for a third of a second."""
+def product_rate(device: str) -> float:
+    """Returns the FLOP/s of float32 matrix products on the device, of one thread on a CPU, measured in 0.3 s."""
     import torch
 
-    threads = torch.get_num_threads()
+    threads, on_gpu = torch.get_num_threads(), device != "cpu"
     torch.set_num_threads(1)
     try:
-        a = torch.randn(PROBE_N, PROBE_N)
+        N = PROBE_N * (4 if on_gpu else 1)
+        a = torch.randn(N, N, device=device)
         a @ a  # the first product also starts the library
         count, started = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < PROBE_S:
             a @ a
+            if on_gpu:
+                torch.cuda.synchronize()
             count += 1
-        return 2.0 * PROBE_N**3 * max(count, 1) / elapsed
+        return 2.0 * N**3 * max(count, 1) / elapsed
     finally:
         torch.set_num_threads(threads)
+
+
+class Estimator:
+    """Seconds of a trial: as recorded on this class of machine where such a trial is in the store, else counted."""
+
+    def __init__(self, store: Store, device: str) -> None:
+        from harness.timing.device import device_facts
+
+        self.device = device
+        self.recorded = recorded_seconds(store, str(device_facts(device)["class"]))
+        self.rate: float | None = None
+
+    def __call__(self, kind: str, config: RunConfig, layers: Sequence[MixerChoice], mixer: str) -> float:
+        """Returns the estimate."""
+        known = self.recorded.get(shape(kind, mixer, config))
+        if known is not None:
+            return known
+        if self.rate is None:
+            self.rate = product_rate(self.device)
+        return counted_seconds(kind, config, layers, self.rate)
 
 
 def recorded_seconds(store: Store, machine: str) -> dict[str, float]:

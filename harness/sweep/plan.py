@@ -4,23 +4,20 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import harness
 from harness.config import RunConfig, to_json
 from harness.errors import HarnessError, InputError
 from harness.pattern import MixerChoice, parse_layers, parse_mixer
-from harness.plugins import Registry, source_sha256, unavailable
-from harness.record import digest
+from harness.plugins import Registry, unavailable
+from harness.record import KINDS, digest
 from harness.spec import MixerSpec, SuiteSpec
 from harness.store import Store, StoredRecord
+from harness.sweep.identity import code_sha256
 from harness.sweep.settings import task_names
 from harness.sweep.trial import Trial
 
 NEW, OK, FAILED = "new", "ok", "failed"
-PROTOCOL = ("model.py", "train.py", "attention.py", "tasks")  # the source that decides what a trial computes
-TIMING = (*PROTOCOL, "timing")
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,6 @@ class Planner:
 
     def __post_init__(self) -> None:
         self.suite_key = suite_key(self.suite, self.registry)
-        root = Path(harness.__file__).parent
-        self.protocol = {kind: protocol_sha256(root, TIMING if kind == "time" else PROTOCOL) for kind in KINDS}
 
     def trials(self, entrant: Entrant, config: RunConfig) -> list[Trial]:
         """Returns the trials of one mixer on one task run."""
@@ -151,7 +146,16 @@ class Planner:
         layers = tuple(
             choose(self.registry, str(layer), self.device) for layer in parse_layers(config.model.layers, mixer)
         )
-        decides = {**self._identity(kind, config, layers), "mixer": mixer, **_relevant(kind, config, lr, seed)}
+        code = code_sha256(kind, config.task, layers, self.registry)
+        decides = {
+            "kind": kind,
+            "task": [config.task, self.registry.task(config.task).version],
+            "mixer": mixer,
+            "layers": [str(layer) for layer in layers],
+            "code": code,
+            "device": self.device,
+            **_relevant(kind, config, lr, seed),
+        }
         if kind != "train":  # what a board shows belongs to one suite; training is shared
             decides["suite_key"] = self.suite_key
         if kind == "test":
@@ -161,6 +165,7 @@ class Planner:
             kind=kind,
             mixer=mixer,
             layers=",".join(map(str, layers)),
+            code=code,
             task=config.task,
             suite=self.name,
             suite_key=self.suite_key,
@@ -170,24 +175,6 @@ class Planner:
             needs=needs,
             seconds=self.seconds(kind, config, layers, mixer),
         )
-
-    def _identity(self, kind: str, config: RunConfig, layers: tuple[MixerChoice, ...]) -> dict[str, Any]:
-        """Returns the code that decides the result, as digests, and where it runs."""
-        task = self.registry.task(config.task)
-        specs = [self.registry.spec(layer) for layer in layers]
-        return {
-            "kind": kind,
-            "task": task.name,
-            "task_version": task.version,
-            "task_code": self.registry.origin(task).code_sha256(),
-            "plugins": [self.registry.origin(spec).code_sha256() for spec in specs],
-            "protocol": self.protocol[kind],
-            "layers": [str(layer) for layer in layers],
-            "device": self.device,
-        }
-
-
-KINDS = ("train", "test", "time")
 
 
 def _relevant(kind: str, config: RunConfig, lr: float | None, seed: int | None) -> dict[str, Any]:
@@ -202,12 +189,6 @@ def _relevant(kind: str, config: RunConfig, lr: float | None, seed: int | None) 
     if kind == "time":
         return {**settings, "timing": plain["timing"], "dtype": training["dtype"], "clip": training["clip"]}
     return settings
-
-
-def protocol_sha256(root: Path, parts: Sequence[str]) -> str:
-    """Returns the SHA-256 over those source files, and those folders' source files, of the package."""
-    files = [file for part in parts for file in (sorted((root / part).rglob("*.py")) or [root / part])]
-    return source_sha256(files, root)
 
 
 def plan(
@@ -248,13 +229,14 @@ def _state(trial: Trial, stored: StoredRecord | None, rerun_failed: bool, state:
     return OK if stored.record.status == "ok" else FAILED
 
 
-def check_data(plan: Plan, store: Store, task: str, data_sha256: Mapping[str, str]) -> None:
+def check_data(plan: Plan, store: Store, run: RunConfig, data_sha256: Mapping[str, str]) -> None:
     """Raises HarnessError where a record on disk was measured on other data than the task has now."""
+    options = to_json(run)["options"]
     for trial in plan.having(OK):
-        stored = store.find(trial.key) if trial.task == task else None
-        if stored is not None and stored.record.data_sha256 and stored.record.data_sha256 != dict(data_sha256):
+        stored = store.find(trial.key) if (trial.task, trial.config["options"]) == (run.task, options) else None
+        if stored is not None and stored.record.data_sha256 != dict(data_sha256):
             raise HarnessError(
-                f"the data of task {task} are not those of the record {stored.path}: a corpus file was changed; "
+                f"the data of task {run.task} are not those of the record {stored.path}: its files were changed; "
                 "choose another folder with --runs DIR, or delete the old records of this task"
             )
 

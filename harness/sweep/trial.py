@@ -23,6 +23,7 @@ class Trial:
     kind: str  # "train", "test" or "time"
     mixer: str  # canonical text, implementation pinned
     layers: str  # every layer's canonical text, first layer first, so that a worker builds what was planned
+    code: str  # digest of the sources, as planned
     task: str
     suite: str
     suite_key: str

@@ -15,10 +15,12 @@ import traceback
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.pattern import parse_layers
 from harness.plugins import Registry, load_registry
 from harness.record import Record
 from harness.store import Store
 from harness.sweep.bench import Bench, Outcome
+from harness.sweep.identity import code_sha256
 from harness.sweep.trial import Event, Job, failed, first_record, job_from_text, read_log
 
 UNWRITTEN = 3  # exit code: the trial ended, its record could not be written
@@ -113,8 +115,10 @@ def _measured(job: Job, registry: Registry, reporter: Reporter, record: Record) 
     from harness.timing.memory import memory_baseline
     from harness.train import prepare_process
 
-    prepare_process(job.device, job.threads)
     trial = job.trial
+    if code_sha256(trial.kind, trial.task, parse_layers(trial.layers, trial.mixer), registry) != trial.code:
+        raise HarnessError("the source was edited after the run was planned; run the same command again")
+    prepare_process(job.device, job.threads)
     spec, config = registry.task(trial.task), trial.run_config(registry)
     task = spec.load(config.options, lambda what, fraction: None)
     bench = Bench(job, registry, spec, task, config, reporter.progress)

@@ -136,10 +136,12 @@ def _pip(batch: list[Archive], cache: Path, progress: Progress) -> dict[Archive,
     why = _pip_call(batch, cache, retries=2)
     if why is None:
         return {}
-    if len(batch) == 1 or _NO_NETWORK in why:
-        return dict.fromkeys(batch, _last_line(why))
+    if _NO_NETWORK in why:
+        return dict.fromkeys(batch, "pip could not reach the package index")
+    if len(batch) == 1:
+        return {batch[0]: _cause(why)}
     causes = {archive: _pip_call([archive], cache, retries=0) for archive in batch}
-    return {archive: _last_line(why) for archive, why in causes.items() if why is not None}
+    return {archive: _cause(why) for archive, why in causes.items() if why is not None}
 
 
 def _pip_call(batch: list[Archive], cache: Path, *, retries: int) -> str | None:
@@ -166,7 +168,8 @@ def _pip_call(batch: list[Archive], cache: Path, *, retries: int) -> str | None:
     return None
 
 
-def _last_line(text: str) -> str:
+def _cause(text: str) -> str:
+    """Returns the first error of pip's output."""
     errors = [line for line in text.splitlines() if line.startswith("ERROR:")]
     return (errors or text.splitlines())[0].removeprefix("ERROR:").strip()
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import tarfile
@@ -67,6 +68,15 @@ def test_an_archive_that_cannot_be_had_is_named_and_the_others_are_used(tmp_path
     paths, missing = collect([here, gone], None, tmp_path / "cache", quiet)
     assert list(paths) == [here]
     assert "made-gone==2.0" in missing[gone]
+
+
+def test_without_a_connection_the_cause_says_so_and_pip_is_not_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "https://127.0.0.1:9/simple")  # nothing listens there
+    wanted = [Archive(package, "1.0", "0" * 64, "wheel") for package in ("made-text", "other-text")]
+    paths, missing = collect(wanted, None, tmp_path / "cache", quiet)
+    assert paths == {}
+    assert missing == dict.fromkeys(wanted, "pip could not reach the package index")
 
 
 def test_pip_refuses_another_build_than_the_pinned_one(tmp_path, local_index, make_archive):

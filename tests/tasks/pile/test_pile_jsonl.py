@@ -98,7 +98,7 @@ def test_a_truncated_compressed_corpus_is_an_input_error(tmp_path):
 def test_a_corrupt_compressed_corpus_is_an_input_error(tmp_path):
     packed = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(GOOD * 1000))
     packed[len(packed) // 2] ^= 0xFF
-    with pytest.raises(InputError, match="not intact zstandard data|not valid JSON"):
+    with pytest.raises(InputError, match=r"not intact zstandard data|not valid JSON"):
         list(JsonlCorpus(write(tmp_path, bytes(packed), "made.jsonl.zst")))
     with pytest.raises(InputError, match="not intact zstandard data"):
         list(JsonlCorpus(write(tmp_path, GOOD, "plain.jsonl.zst")))

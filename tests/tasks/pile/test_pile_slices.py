@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -59,7 +60,7 @@ def test_large_vocabularies_do_not_overflow():
 @given(st.lists(st.integers(0, END), max_size=80), st.integers(1, 17))
 def test_bigram_counts_are_those_of_the_definition_whatever_the_block(tokens, block):
     keys, counts = slices.count_bigrams(np.array(tokens, np.uint16), VOCAB, END, block)
-    expected = Counter((a, b) for a, b in zip(tokens, tokens[1:], strict=False) if END not in (a, b))
+    expected = Counter((a, b) for a, b in pairwise(tokens) if END not in (a, b))
     assert {divmod(int(key), VOCAB): int(count) for key, count in zip(keys, counts, strict=True)} == expected
     assert (np.diff(keys.astype(np.int64)) > 0).all()
     asked = np.array([[a, b] for a in range(VOCAB) for b in range(VOCAB)])

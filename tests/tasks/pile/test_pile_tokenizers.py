@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -33,7 +34,7 @@ def test_training_twice_in_two_processes_gives_the_same_merges():
     outputs = []
     for seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", CODE], capture_output=True, text=True, env={"PYTHONHASHSEED": seed}
+            [sys.executable, "-c", CODE], capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": seed}
         )
         outputs.append(done.stdout)
     assert len(outputs[0].strip()) == 64
