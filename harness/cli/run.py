@@ -3,41 +3,19 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from tabulate import tabulate
 
 from harness.errors import InputError
-from harness.plugins import Registry, load_registry
-from harness.spec import SuiteSpec
-from harness.store import Store
-from harness.sweep import settings
-from harness.sweep.plan import FAILED, Plan, Planner, check_data, entrants, plan, plan_json, plan_rows, suite_key
-from harness.sweep.progress import LiveDisplay, PlainDisplay, make_tally, on_terminal
+from harness.plugins import load_registry
+
+if TYPE_CHECKING:
+    from harness.sweep.command import Sweep
 
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was typed."""
-
-    everything: bool
-    mixers: tuple[str, ...]
-    tasks: tuple[str, ...]
-    preset: str | None
-    layers: str | None
-    corpus: str | None
-    changes: tuple[str, ...]
-    files: tuple[str, ...]
-    runs: Path
-    device: str
-    jobs: int | None
-    rerun: str | None
 
 
 @click.command()
@@ -47,9 +25,13 @@ class Request:
 @click.option("--preset", metavar="NAME", help="What to run (harness suites); the default depends on the device.")
 @click.option("--layers", metavar="PATTERN", help="Layers of every task's model, e.g. short_conv,MIXER*2.")
 @click.option("--corpus", metavar="PATH", help="Text of the task pile: .jsonl or .jsonl.zst in the Pile's format.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="training.steps=100, mqar.training.lrs=1e-3.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="training.steps=100, mqar.training.lrs=1e-3."
+)
 @click.option("--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file; repeatable.")
-@click.option("--runs", default="runs", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Records.")
+@click.option(
+    "--runs", default="runs", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Records."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Training trials at a time; default one a core.")
 @click.option("--rerun", type=click.Choice(["failed"]), help="Run trials again that failed before.")
@@ -80,52 +62,101 @@ def run(
               harness run --mixer base_conv --preset smoke
               harness run --plugin my_mixer.py --mixer mine --set training.steps=200
     """
-    request = Request(
-        everything, mixers, tasks, preset, layers, corpus, changes, files, runs, device, jobs, rerun
+    if everything == bool(mixers):
+        raise InputError("say which mixers to run: either --all, or --mixer NAME (harness mixers lists them)")
+    from harness.sweep.command import RunRequest, Sweep
+
+    request = RunRequest(
+        mixers=mixers,
+        tasks=tasks,
+        preset=preset,
+        layers=layers,
+        corpus=corpus,
+        changes=changes,
+        runs=runs,
+        device=device,
+        jobs=jobs,
+        rerun_failed=rerun is not None,
     )
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result; plugins may print
-        sweep = Sweep(request)
-        sweep.show_plan()
+        registry = load_registry(files)
+        for problem in registry.problems:
+            click.echo(f"warning: {problem}")
+        sweep = Sweep(request, registry)
+        _show_plan(sweep)
         if not dry_run:
-            sweep.run()
+            _execute(sweep)
     if dry_run:
-        if as_json:
-            click.echo(json.dumps({"plan": plan_json(sweep.plan, sweep.seconds)}, indent=2))
+        _print_plan(sweep, as_json)
+    else:
+        _print_result(sweep, as_json)
+        sys.exit(_complain(sweep))
+
+
+def _show_plan(sweep: "Sweep") -> None:
+    """Writes the plan to stderr: what will run, what is there already, what cannot run here, how long it will take."""
+    from harness.sweep.command import plan_rows
+    from harness.sweep.estimate import in_words
+
+    plan = sweep.plan
+    click.echo(f"preset {plan.suite} on {plan.device}, records in {sweep.store.root}", err=True)
+    click.echo(tabulate(plan_rows(plan), headers="keys", tablefmt="simple"), err=True)
+    for mixer, reason in plan.unavailable:
+        click.echo(f"unavailable here: {mixer}: {reason}", err=True)
+    for damage in sweep.store.damaged:
+        click.echo(f"warning: {damage}", err=True)
+    failed = len(plan.having("failed"))
+    if failed:
+        click.echo(f"{failed} failed before; run them again with --rerun failed", err=True)
+    workers = f"{sweep.workers} worker{'s' if sweep.workers > 1 else ''}"
+    time = f": {in_words(sweep.seconds)} on {workers} (an estimate)" if plan.todo else ""
+    click.echo(f"{len(plan.trials)} trials, {len(plan.todo)} to run{time}", err=True)
+
+
+def _execute(sweep: "Sweep") -> None:
+    try:
+        sweep.execute()
+    except KeyboardInterrupt:
+        total = len(sweep.plan.trials)
+        click.echo(
+            f"interrupted: {sweep.on_disk()} of {total} trials are on disk; run the same command again to continue",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+
+
+def _print_plan(sweep: "Sweep", as_json: bool) -> None:
+    from harness.sweep.plan import plan_json
+
+    if as_json:
+        click.echo(json.dumps({"plan": plan_json(sweep.plan, sweep.seconds)}, indent=2))
+
+
+def _print_result(sweep: "Sweep", as_json: bool) -> None:
+    from harness.board import leaderboard, render
+
+    tables = leaderboard(sweep.store, sweep.registry, suite=sweep.plan.suite_key)
+    if not as_json:
+        click.echo(render(tables, "plain"))
         return
-    click.echo(sweep.result(as_json))
-    sys.exit(sweep.complain())
+    failures = [
+        {"task": r.task, "mixer": r.mixer, "kind": r.kind, "lr": r.lr, "seed": r.seed, "reason": r.reason}
+        | {"log": str(stored.path / "log.txt")}
+        for stored in sweep.failures()
+        for r in [stored.record]
+    ]
+    found = {"suite": sweep.plan.suite, "suite_key": sweep.plan.suite_key}
+    click.echo(json.dumps({**found, "rows": json.loads(render(tables, "json")), "failures": failures}, indent=2))
 
 
-class Sweep:
-    """One `harness run`, step by step."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        if request.everything == bool(request.mixers):
-            raise InputError("say which mixers to run: either --all, or --mixer NAME (harness mixers lists them)")
-        self.registry = load_registry(request.files)
-        for problem in self.registry.problems:
-            click.echo(f"warning: {problem}", err=True)
-        self.store = Store(request.runs)
-        self.plan = self._plan()
-
-    def _plan(self) -> Plan:
-        from harness.sweep.estimate import Estimator, wall_seconds
-        from harness.sweep.machine import choose_device
-
-        request, registry = self.request, self.registry
-        base = settings.complete(_preset(request.preset, request.device, registry), registry)
-        self.suite = settings.with_settings(
-            settings.with_corpus(settings.with_layers(base, request.layers), request.corpus), request.changes
-        )
-        tasks = settings.chosen_tasks(self.suite, request.tasks, registry)
-        device = choose_device(request.device)
-        mixers, missing = entrants(registry, request.mixers, device)
-        changed = suite_key(self.suite, registry) != suite_key(base, registry)
-        planner = Planner(
-            registry, self.suite, base.name + ("*" if changed else ""), device, Estimator(self.store, device)
-        )
-        made = plan(planner, mixers, tasks, self.store, rerun_failed=request.rerun is not None, missing=missing)
-        self.workers = self._workers(device)
-        self.seconds = wall_seconds(made.todo, self.workers)
-        return made
+def _complain(sweep: "Sweep") -> int:
+    """Returns the exit code after naming every failed trial on stderr, with its log."""
+    failures = sweep.failures()
+    for stored in failures:
+        record = stored.record
+        what = f"lr={record.lr:g} seed={record.seed}" if record.lr is not None else record.kind
+        click.echo(f"failed: {record.task} {record.mixer} {what}: {record.reason}", err=True)
+        click.echo(f"        log: {stored.path / 'log.txt'}", err=True)
+    if failures:
+        click.echo(f"{len(failures)} of {len(sweep.plan.trials)} trials failed", err=True)
+    return 1 if failures else 0

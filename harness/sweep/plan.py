@@ -10,7 +10,7 @@ from harness.config import RunConfig, to_json
 from harness.errors import HarnessError, InputError
 from harness.pattern import MixerChoice, parse_layers, parse_mixer
 from harness.plugins import Registry, unavailable
-from harness.record import KINDS, digest
+from harness.record import digest
 from harness.spec import MixerSpec, SuiteSpec
 from harness.store import Store, StoredRecord
 from harness.sweep.identity import code_sha256
@@ -239,23 +239,6 @@ def check_data(plan: Plan, store: Store, run: RunConfig, data_sha256: Mapping[st
                 f"the data of task {run.task} are not those of the record {stored.path}: its files were changed; "
                 "choose another folder with --runs DIR, or delete the old records of this task"
             )
-
-
-def plan_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Returns one row a mixer and task: how many trials of each kind, and how many are on disk already."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for trial in plan.trials:
-        row = rows.setdefault((trial.task, trial.mixer), {"task": trial.task, "mixer": trial.mixer, **_empty()})
-        row[trial.kind] += 1
-        row["on disk"] += plan.state[trial.key] == OK
-        row["failed before"] += plan.state[trial.key] == FAILED
-        if plan.state[trial.key] == NEW:
-            row["seconds"] += trial.seconds
-    return list(rows.values())
-
-
-def _empty() -> dict[str, Any]:
-    return {**dict.fromkeys(KINDS, 0), "on disk": 0, "failed before": 0, "seconds": 0.0}
 
 
 def plan_json(plan: Plan, seconds: float) -> dict[str, Any]:

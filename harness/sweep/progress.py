@@ -111,7 +111,10 @@ class LiveDisplay:
         self.tally, self.registry = tally, registry
         self.console = Console(stderr=True)
         columns = (
- TextColumn("{task.description}", markup=False), BarColumn(24), TextColumn("{task.fields[text]}", markup=False))
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
         self.bars = Progress(*columns, console=self.console, transient=True)
         self.overall = self.bars.add_task("run", total=max(tally.total, 1), completed=tally.count, text="")
         self.rows: dict[str, TaskID] = {}

@@ -28,6 +28,6 @@ class PileOptions:
     documentation: bool = False  # add the slices that come from source distributions (pip runs their build metadata)
     tokenizer: str = "bpe4k"  # trained on the training split; or "gpt2"
     T: int = 256  # context length
-    threshold: int = 1250  # an AR hit's bigram occurs fewer times than this in the training split
+    threshold: int = 100  # an AR hit's bigram occurs fewer times than this in the training split
     eval_tokens: int = 131_072  # of the validation and of the test split each
     seed: int = 0

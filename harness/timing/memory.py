@@ -53,14 +53,15 @@ def peak_bytes(fn: Callable[[], object], device: str, baseline: int) -> tuple[in
 def return_pages() -> None:
     """Tells glibc to hand freed blocks back at once, so that resident bytes are the bytes in use.
 
-    With kept pages the holes between blocks count too: the same step then took 182 to 279 MiB instead of 122 to 128.
+    With kept pages the holes between blocks count too: the same train step then took 182 to 279 MiB, not 120 to 121.
     """
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):  # another libc: its own policy stays
         libc = ctypes.CDLL(None)
-        m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4
+        m_trim_threshold, m_top_pad, m_mmap_threshold, m_mmap_max = -1, -2, -3, -4
         libc.mallopt(m_mmap_max, 1 << 16)
+        libc.mallopt(m_top_pad, 128 << 10)
         libc.mallopt(m_mmap_threshold, 128 << 10)
         libc.mallopt(m_trim_threshold, 128 << 10)
         libc.malloc_trim(0)

@@ -94,7 +94,9 @@ def test_the_weights_are_the_same_after_measuring():
 
 
 def test_decoding_never_leaves_the_positions_the_model_was_built_for():
-    raw, _ = measure_cost(attention("attention(positions=learned)"), a_batch(), CONFIG, "cpu")  # one step further would raise
+    raw, _ = measure_cost(
+        attention("attention(positions=learned)"), a_batch(), CONFIG, "cpu"
+    )  # one step further would raise
     assert len(raw["decode_step_us"]) == 4
 
 

@@ -1,0 +1,161 @@
+"""From records to points: what one mixer implementation scored and cost in one suite on one class of device."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.errors import InputError
+from harness.pattern import parse_mixer
+from harness.record import Record
+from harness.store import RECORD, Damage, Store, StoredRecord
+
+UNKNOWN = "unknown"  # the device class where every trial failed before it could look
+
+
+class Records(Protocol):
+    """Anything that holds records: a `Store`, or a list of them in `Gathered`."""
+
+    def records(self) -> list[StoredRecord]:
+        """Returns every readable record."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Records found in any number of folders."""
+
+    found: tuple[StoredRecord, ...]
+    damaged: tuple[Damage, ...] = ()
+
+    def records(self) -> list[StoredRecord]:
+        """Returns every readable record."""
+        return list(self.found)
+
+
+@dataclass
+class Point:
+    """One mixer implementation in one suite on one class of device; the newest code of it that was measured."""
+
+    mixer: str
+    suite: str
+    suite_key: str
+    device_class: str
+    tests: dict[str, StoredRecord] = field(default_factory=dict)  # by task, ok records only
+    times: dict[str, StoredRecord] = field(default_factory=dict)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)  # (task, "test" or "time") -> reason
+
+    @property
+    def family(self) -> str:
+        """Returns the mixer with its options but without its implementation: quality is measured once for it."""
+        choice = parse_mixer(self.mixer)
+        return f"{choice.name}{list(choice.settings)}"
+
+    @property
+    def stored(self) -> list[StoredRecord]:
+        """Returns the ok records of the point."""
+        return [*self.tests.values(), *self.times.values()]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Returns every task that was tried, in alphabetical order."""
+        return sorted({*self.tests, *self.times, *(task for task, _ in self.failed)})
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Returns the SHA-256 of each scored test split."""
+        found = {task: stored.record.data_sha256.get("test") for task, stored in self.tests.items()}
+        return {task: sha for task, sha in found.items() if sha}
+
+
+def gather(root: Path) -> Gathered:
+    """Returns the records of a folder, or of every folder below it: a runs folder and a board read alike."""
+    stores = [Store(path) for path in sorted({root, *(file.parents[1] for file in root.rglob(RECORD))})]
+    stores = [store for store in stores if not any(part.startswith(".") for part in store.root.relative_to(root).parts)]
+    return Gathered(
+        tuple(stored for store in stores for stored in store.records()),
+        tuple(damage for store in stores for damage in store.damaged),
+    )
+
+
+def points(store: Records) -> list[Point]:
+    """Returns every point of the records; only the newest record of each trial counts, failed ones too."""
+    by_device: dict[tuple[str, str], dict[str, list[StoredRecord]]] = defaultdict(lambda: defaultdict(list))
+    homeless: list[StoredRecord] = []  # failed before the device was known
+    for stored in store.records():
+        record = stored.record
+        if device_class(record) is None:
+            homeless.append(stored)
+        else:
+            by_device[record.suite_key, str(device_class(record))][record.mixer].append(stored)
+    for stored in homeless:
+        record = stored.record
+        homes = [key for key in by_device if key[0] == record.suite_key] or [(record.suite_key, UNKNOWN)]
+        for key in homes:
+            by_device[key][record.mixer].append(stored)
+    found = [
+        _point(mixer, suite_key, device, stored)
+        for (suite_key, device), mixers in by_device.items()
+        for mixer, stored in mixers.items()
+    ]
+    return [point for point in found if point is not None]
+
+
+def device_class(record: Record) -> str | None:
+    """Returns what two records must share for their cost to be compared, or None where the trial never got there."""
+    found = record.environment.get("class")
+    return str(found) if found else None
+
+
+def task_options(record: Record) -> Mapping[str, Any]:
+    """Returns the task's options as stored."""
+    return record.config.get("options") or {}
+
+
+def _point(mixer: str, suite_key: str, device: str, stored: Iterable[StoredRecord]) -> Point | None:
+    """Returns the point, or None where nothing but training is there, and none of it failed."""
+    ordered = sorted(stored, key=lambda s: (s.record.started, s.record.status == "ok"))
+    code = ordered[-1].record.plugin.get("code_sha256")
+    ordered = [s for s in ordered if s.record.plugin.get("code_sha256") == code]
+    point = Point(mixer, ordered[-1].record.suite, suite_key, device)
+    for one in ordered:
+        _place(point, one)
+    return point if point.tests or point.times or point.failed else None
+
+
+def _place(point: Point, stored: StoredRecord) -> None:
+    """Puts a record into the point; later ones replace earlier ones."""
+    record = stored.record
+    if record.kind == "train":
+        if record.status != "ok":  # shown only as long as there is no test record, which knows better
+            point.failed.setdefault((record.task, "test"), _reason(record))
+        return
+    into = point.tests if record.kind == "test" else point.times
+    if record.status == "ok":
+        into[record.task] = stored
+        point.failed.pop((record.task, record.kind), None)
+    else:
+        into.pop(record.task, None)
+        point.failed[record.task, record.kind] = _reason(record)
+
+
+def _reason(record: Record) -> str:
+    return " ".join((record.reason or "no reason given").split())
+
+
+def of_suite(store: Records, suite: str | None) -> Gathered:
+    """Returns the records of the named suite (`quick` takes `quick*` too), or all; an unknown one raises InputError."""
+    found = store.records()
+    if suite is None:
+        return Gathered(tuple(found))
+    chosen = [s for s in found if suite in (s.record.suite, s.record.suite.removesuffix("*"))]
+    if found and not chosen:
+        names = ", ".join(sorted({s.record.suite for s in found}))
+        raise InputError(f"no records of preset {suite!r} here; there are records of: {names}")
+    return Gathered(tuple(chosen))
+
+
+def config_digest_input(record: Record) -> str:
+    """Returns the task and its options as text: two records with the same text read the same data."""
+    return json.dumps([record.task, task_options(record)], sort_keys=True)
