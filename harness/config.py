@@ -121,8 +121,13 @@ def with_setting(config: T, path: str, text: str, where: str = "") -> T:
     elif rest:
         raise InputError(f"{where}{head} is a single setting, it has no {rest!r} inside")
     else:
-        value = _fit(typing.get_type_hints(type(config))[head], _literal(text), f"{where}{head}")
+        kind = typing.get_type_hints(type(config))[head]
+        value = _fit(kind, text if kind is str and not _quoted(text) else _literal(text), f"{where}{head}")
     return dataclasses.replace(config, **{head: value})  # type: ignore[type-var]
+
+
+def _quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
 
 
 def _literal(text: str) -> Any:
@@ -150,8 +155,6 @@ def _fit(kind: Any, value: Any, where: str) -> Any:
         return value
     if kind is float and type(value) is int:
         return float(value)
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
     if type(value) is not kind:
         raise InputError(f"{where} takes a value of type {kind.__name__}, got {value!r}")
     return value

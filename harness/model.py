@@ -66,13 +66,21 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """A decoder whose time mixing is the mixers under test."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, blocks: list[Block], specs: list[MixerSpec]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        blocks: list[Block],
+        specs: list[MixerSpec],
+        mixer_configs: list[MixerConfig],
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.d_model)
         self.specs = specs
+        self.mixer_configs = mixer_configs
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Returns the hidden state [B, T, D] after the last norm, from tokens [B, T]."""
@@ -116,7 +124,9 @@ def build_model(
     if config.channel_mixer not in ("none", "swiglu"):
         raise InputError(f"model.channel_mixer is {config.channel_mixer!r}; choose none or swiglu")
     choices = [registry.mixer(str(choice)) for choice in parse_layers(config.layers, under_test)]
-    blocks, specs = [], []
+    blocks: list[Block] = []
+    specs: list[MixerSpec] = []
+    mixer_configs: list[MixerConfig] = []
     for layer, choice in enumerate(choices):
         spec = registry.spec(choice)
         built = MixerConfig(
@@ -130,7 +140,8 @@ def build_model(
         initialise(mixer)
         blocks.append(Block(mixer, spec, config))
         specs.append(spec)
-    model = LanguageModel(config, vocab_size, blocks, specs)
+        mixer_configs.append(built)
+    model = LanguageModel(config, vocab_size, blocks, specs, mixer_configs)
     _initialise_model(model)
     return model
 

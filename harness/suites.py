@@ -59,14 +59,14 @@ def _quick() -> SuiteSpec:
             RunConfig(
                 task="pile",
                 options=PileOptions(T=256, eval_tokens=131_072),
-                model=ModelConfig(d_model=128, layers="short_conv,MIXER,short_conv,MIXER", channel_mixer="swiglu"),
+                model=ModelConfig(d_model=128, layers="short_conv,MIXER"),
                 training=TrainingConfig(
                     steps=1_500,
                     batch_size=8,
-                    lrs=(3e-3,),
+                    lrs=(5e-3,),
                     seeds=(0,),
                     betas=(0.9, 0.95),
-                    warmup_steps=50,
+                    warmup_steps=150,
                     clip=1.0,
                     eval_every=500,
                 ),

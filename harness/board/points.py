@@ -91,9 +91,9 @@ def points(store: Records) -> list[Point]:
             by_device[record.suite_key, str(device_class(record))][record.mixer].append(stored)
     for stored in homeless:
         record = stored.record
-        homes = [key for key in by_device if key[0] == record.suite_key] or [(record.suite_key, UNKNOWN)]
-        for key in homes:
-            by_device[key][record.mixer].append(stored)
+        homes = [key for key in by_device if key[0] == record.suite_key and key[1] != UNKNOWN]
+        home = homes[0] if len(homes) == 1 else (record.suite_key, UNKNOWN)
+        by_device[home][record.mixer].append(stored)
     found = [
         _point(mixer, suite_key, device, stored)
         for (suite_key, device), mixers in by_device.items()

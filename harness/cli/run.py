@@ -133,9 +133,12 @@ def _print_plan(sweep: "Sweep", as_json: bool) -> None:
 
 
 def _print_result(sweep: "Sweep", as_json: bool) -> None:
-    from harness.board import leaderboard, render
+    from harness.board.points import Gathered
+    from harness.board.render import render
+    from harness.board.table import leaderboard
 
-    tables = leaderboard(sweep.store, sweep.registry, suite=sweep.plan.suite_key)
+    comparable = tuple(s for s in sweep.store.records() if s.record.suite_key == sweep.plan.suite_key)
+    tables = leaderboard(Gathered(comparable), sweep.registry)
     if not as_json:
         click.echo(render(tables, "plain"))
         return
@@ -146,7 +149,7 @@ def _print_result(sweep: "Sweep", as_json: bool) -> None:
         for r in [stored.record]
     ]
     found = {"suite": sweep.plan.suite, "suite_key": sweep.plan.suite_key}
-    click.echo(json.dumps({**found, "rows": json.loads(render(tables, "json")), "failures": failures}, indent=2))
+    click.echo(json.dumps({**found, "tables": json.loads(render(tables, "json")), "failures": failures}, indent=2))
 
 
 def _complain(sweep: "Sweep") -> int:

@@ -100,13 +100,15 @@ class Bench:
         raw = {**labels, **raw, SEEDS: np.array(training.seeds, dtype=np.int64)}
         return Outcome(measures, {**facts, **model_facts(model)}, raw)
 
-    def time(self, baseline: int) -> Outcome:
+    def time(self) -> Outcome:
         """Returns the cost of the model, measured with nothing else running."""
         from harness.timing.cost import cost_measures, measure_cost
+        from harness.timing.memory import memory_baseline
 
         timing = self.config.timing
         self.report(0, 1, "timing")
         batch = timing_batch(self.task, timing.batch_size, timing.T)
+        baseline = memory_baseline(self.job.device)  # what the process holds before there is a model
         # as long as in training, so that parameters and state are those of the model that was scored
         model = self.build(self.config.training.seeds[0], max(self.task.max_len, timing.T))
         raw, facts = measure_cost(model, batch, self.config, self.job.device, baseline)

@@ -109,7 +109,7 @@ def announcer(task: str) -> Callable[[str, float], None]:
     def announce(what: str, fraction: float) -> None:
         if what not in told:
             told.add(what)
-            print(f"{task}: {what}", file=sys.stderr, flush=True)
+            print(f"preparing {task}: {what}" if what != task else f"preparing {task}", file=sys.stderr, flush=True)
 
     return announce
 

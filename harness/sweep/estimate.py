@@ -12,7 +12,7 @@ from harness.record import digest
 from harness.store import Store
 from harness.sweep.trial import Trial
 
-START_S = 3.0  # a fresh process: imports, the task's data
+START_S = 2.0  # a fresh process: imports, the task's data
 STEP_S = 0.006  # what a training step costs beside its products: launches, small operations, the optimiser
 REACHED = 0.25  # share of the matrix-product rate that a small training step reaches
 MIXER_MATRICES = 4  # D x D products of a typical mixer

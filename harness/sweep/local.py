@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from harness.sweep.machine import gpus, physical_cores
 from harness.sweep.plan import FAILED, NEW, OK, Plan
 from harness.sweep.progress import Display
 from harness.sweep.trial import Job, Trial, failed, first_record, job_to_text, read_log
+from harness.timing.device import device_facts
 
 WAIT_S = 0.1
 WATCH_S = 0.5  # between two looks at a worker's memory
@@ -219,6 +220,7 @@ class LocalExecutor:
 
     def _record_failure(self, trial: Trial, reason: str, seconds: float, log: Path | None) -> None:
         record = failed(first_record(trial, self.registry), reason, seconds)
+        record = replace(record, environment=device_facts(self.plan.device))  # nobody else can say any more
         self.store.remove(trial.key)
         self._finish(trial, self.store.write(record, {}, log=read_log(log) if log else None))
 

@@ -107,9 +107,9 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar for the run, a line for each running trial, and the finished ones above."""
 
-    def __init__(self, tally: Tally, registry: Registry) -> None:
+    def __init__(self, tally: Tally, registry: Registry, console: Console | None = None) -> None:
         self.tally, self.registry = tally, registry
-        self.console = Console(stderr=True)
+        self.console = console or Console(stderr=True)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(24),

@@ -71,6 +71,8 @@ def _listed(suite: SuiteSpec) -> str:
 def _with_one(suite: SuiteSpec, path: str, text: str) -> SuiteSpec:
     head, _, rest = path.partition(".")
     names = task_names(suite)
+    if head in names and not rest:
+        raise InputError(f"{head} is a task: write {head}.training.steps=100, with one of: {', '.join(GROUPS)}")
     if head in names:
         return _replace(suite, head, rest, text)
     if head not in GROUPS:

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from harness.errors import HarnessError
 from harness.pattern import parse_layers
@@ -89,6 +90,7 @@ def run_trial(job: Job, registry: Registry, reporter: Reporter) -> tuple[Record,
     started = time.perf_counter()
     record = first_record(job.trial, registry)
     try:
+        record = dataclasses.replace(record, environment=_prepare(job))
         record, outcome = _measured(job, registry, reporter, record)
     except BaseException as error:  # sys.exit() of a plugin too
         traceback.print_exc()
@@ -110,15 +112,19 @@ def write(job: Job, record: Record, outcome: Outcome | None) -> None:
     Store(Path(job.runs)).write(record, raw, curve, weights, read_log(Path(job.log)))
 
 
-def _measured(job: Job, registry: Registry, reporter: Reporter, record: Record) -> tuple[Record, Outcome]:
+def _prepare(job: Job) -> dict[str, Any]:
+    """Returns the facts of the machine, after setting up the process."""
     from harness.timing.device import device_facts
-    from harness.timing.memory import memory_baseline
     from harness.train import prepare_process
 
+    prepare_process(job.device, job.threads)
+    return {**device_facts(job.device), "threads": job.threads}
+
+
+def _measured(job: Job, registry: Registry, reporter: Reporter, record: Record) -> tuple[Record, Outcome]:
     trial = job.trial
     if code_sha256(trial.kind, trial.task, parse_layers(trial.layers, trial.mixer), registry) != trial.code:
         raise HarnessError("the source was edited after the run was planned; run the same command again")
-    prepare_process(job.device, job.threads)
     spec, config = registry.task(trial.task), trial.run_config(registry)
     task = spec.load(config.options, lambda what, fraction: None)
     bench = Bench(job, registry, spec, task, config, reporter.progress)
@@ -127,19 +133,9 @@ def _measured(job: Job, registry: Registry, reporter: Reporter, record: Record) 
     elif trial.kind == "test":
         outcome = bench.test()
     else:
-        outcome = bench.time(memory_baseline(job.device))
-    environment = {**device_facts(job.device), "threads": job.threads}
+        outcome = bench.time()
     facts = {**record.facts, **outcome.facts}
-    return (
-        dataclasses.replace(
-            record,
-            measures=outcome.measures,
-            facts=facts,
-            environment=environment,
-            data_sha256=task.data_sha256(),
-        ),
-        outcome,
-    )
+    return dataclasses.replace(record, measures=outcome.measures, facts=facts, data_sha256=task.data_sha256()), outcome
 
 
 if __name__ == "__main__":
