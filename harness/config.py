@@ -25,6 +25,7 @@ class ModelConfig:
     channel_mixer: str = "none"  # or "swiglu"
     expansion: int = 2  # hidden width of the channel mixer, in units of d_model
     embedding_dropout: float = 0.0
+    init_std: float = 0.02  # of every linear layer's weights; the embedding is always drawn with 0.02
 
 
 @dataclass(frozen=True, kw_only=True)

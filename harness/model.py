@@ -12,6 +12,8 @@ from harness.pattern import parse_layers
 from harness.plugins import Registry
 from harness.spec import MixerConfig, MixerSpec
 
+EMBEDDING_STD = 0.02
+
 
 class SwiGLU(nn.Module):
     """Returns down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
@@ -137,30 +139,30 @@ def build_model(
             options=registry.options(choice),
         )
         mixer = spec.build(built)
-        initialise(mixer)
+        initialise(mixer, config.init_std)
         blocks.append(Block(mixer, spec, config))
         specs.append(spec)
         mixer_configs.append(built)
     model = LanguageModel(config, vocab_size, blocks, specs, mixer_configs)
-    _initialise_model(model)
+    _initialise_model(model, config.init_std)
     return model
 
 
-def initialise(module: nn.Module) -> None:
-    """Draws the linear weights from N(0, 0.02), as the paper does; a plugin's own parameters keep its own values."""
+def initialise(module: nn.Module, std: float) -> None:
+    """Draws the linear weights from N(0, std), biases zero; a plugin's other parameters keep its own values."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=0.02)
+            nn.init.normal_(part.weight, std=std)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
 
 
-def _initialise_model(model: LanguageModel) -> None:
-    nn.init.normal_(model.embedding.weight, std=0.02)
+def _initialise_model(model: LanguageModel, std: float) -> None:
+    nn.init.normal_(model.embedding.weight, std=EMBEDDING_STD)
     n_residual = 2 * len(model.layers)
     for block in model.layers:
         if isinstance(block.channel_mixer, SwiGLU):
-            initialise(block.channel_mixer)
+            initialise(block.channel_mixer, std)
     for name, parameter in model.named_parameters():
         if name.endswith("out_proj.weight"):  # GPT-2's scaling of what is added to the residual stream
             with torch.no_grad():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from harness.model import LanguageModel
 
+BUSY_SAMPLE_S = 0.3
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -107,12 +109,13 @@ class Bench:
 
         timing = self.config.timing
         self.report(0, 1, "timing")
+        busy = busy_cores()
         batch = timing_batch(self.task, timing.batch_size, timing.T)
         baseline = memory_baseline(self.job.device)  # what the process holds before there is a model
         # as long as in training, so that parameters and state are those of the model that was scored
         model = self.build(self.config.training.seeds[0], max(self.task.max_len, timing.T))
         raw, facts = measure_cost(model, batch, self.config, self.job.device, baseline)
-        return Outcome(cost_measures(raw), {**facts, **model_facts(model)}, raw)
+        return Outcome(cost_measures(raw), {**facts, **model_facts(model), "busy_cores": busy}, raw)
 
     def _trained(self, key: str) -> StoredRecord:
         stored = Store(Path(self.job.runs)).find(key)
@@ -169,6 +172,13 @@ def why_no_lr(records: Sequence[Record]) -> str:
 def model_facts(model: "LanguageModel") -> dict[str, Any]:
     """Returns what a row says of the model whatever was measured."""
     return {"depth": len(model.layers), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def busy_cores() -> float:
+    """Returns how many cores other processes keep busy, while this one waits: what makes a time too long."""
+    import psutil
+
+    return round(psutil.cpu_percent(interval=BUSY_SAMPLE_S) / 100 * (psutil.cpu_count() or 1), 2)
 
 
 def timing_batch(task: Task, B: int, T: int) -> Batch:

@@ -30,6 +30,7 @@ from harness.timing.device import device_facts
 WAIT_S = 0.1
 WATCH_S = 0.5  # between two looks at a worker's memory
 MAX_LOG_BYTES = 1 << 28
+MAX_BUSY_CORES = 0.5  # by others, when a time trial begins
 DIVERGED = "diverged"
 
 
@@ -227,6 +228,9 @@ class LocalExecutor:
     def _finish(self, trial: Trial, stored: StoredRecord) -> None:
         self.state[trial.key] = OK if stored.record.status == "ok" else FAILED
         self.display.done(trial, stored)
+        busy = stored.record.facts.get("busy_cores", 0.0)
+        if busy > MAX_BUSY_CORES:
+            self.display.note(f"warning: other processes kept {busy:g} cores busy: its times may be far too long")
         for line in self.registry.record_hooks(record_to_json(stored.record)):
             self.display.note(f"warning: {line}")
 

@@ -8,7 +8,7 @@ from harness.errors import RecordError
 from harness.plugins import load_registry
 from harness.record import Record
 from harness.spec import Batch, Measure
-from harness.sweep.bench import chosen_lr, timing_batch, why_no_lr
+from harness.sweep.bench import busy_cores, chosen_lr, timing_batch, why_no_lr
 
 CONFIG = RunConfig(task="mqar", training=TrainingConfig(lrs=(1e-3, 1e-2, 1e-1), seeds=(0, 1)))
 
@@ -93,3 +93,15 @@ def test_a_timing_batch_has_exactly_the_asked_shape_and_keeps_its_labels():
 def test_a_timing_batch_without_a_label_says_which_setting_to_raise():
     with pytest.raises(RecordError, match=r"timing\.T = 3 leaves no labelled position; raise it to 8"):
         timing_batch(Mixture((4, 4)), B=2, T=3)
+
+
+def test_a_busy_machine_is_noticed():
+    import subprocess
+    import sys
+
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert busy_cores() > 0.3
+    finally:
+        other.kill()
+        other.wait()
