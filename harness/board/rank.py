@@ -19,13 +19,13 @@ class Score:
 
     def overlaps(self, other: "Score") -> bool:
         """Returns whether the two intervals share a point."""
-        if self.value == other.value:  # inf beside inf too
+        if self.order == other.order:  # inf beside inf or nan too
             return True
         return abs(self.value - other.value) <= self.half + other.half + ROUNDING
 
     @property
     def order(self) -> float:
-        """Returns the number by which the best comes first; nan comes last."""
+        """Returns the number by which the best comes first; nan is as bad as it gets."""
         if math.isnan(self.value):
             return math.inf
         return -self.value if self.higher_is_better else self.value

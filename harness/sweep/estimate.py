@@ -13,8 +13,8 @@ from harness.store import Store
 from harness.sweep.trial import Trial
 
 START_S = 2.0  # a fresh process: imports, the task's data
-STEP_S = 0.006  # what a training step costs beside its products: launches, small operations, the optimiser
-REACHED = 0.25  # share of the matrix-product rate that a small training step reaches
+STEP_S = 0.004  # what a training step costs beside its products: small operations, the optimiser
+REACHED = 0.8  # share of the matrix-product rate that a training step reaches
 MIXER_MATRICES = 4  # D x D products of a typical mixer
 PROBE_S = 0.3
 PROBE_N = 512

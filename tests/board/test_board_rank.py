@@ -35,11 +35,11 @@ def test_a_chain_of_overlaps_does_not_make_its_ends_equal():
     assert ranks(rows) == [(1, "a"), (1, "b"), (3, "c")]
 
 
-def test_a_diverged_model_ranks_last_and_two_of_them_are_equal():
+def test_diverged_models_rank_last_and_equal():
     inf = float("inf")
     scores = {"nan": float("nan"), "inf": inf, "also": inf, "good": 20.0}
     found = ranked(list(scores), lambda name: Score(scores[name], 0.0, False), lambda name: None)
-    assert found == [(1, "good"), (2, "inf"), (2, "also"), (4, "nan")]
+    assert found == [(1, "good"), (2, "nan"), (2, "inf"), (2, "also")]
 
 
 def measure(value, low=None, high=None, n=10):

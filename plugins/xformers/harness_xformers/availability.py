@@ -1,10 +1,12 @@
 """Whether xformers runs here. The cheap questions come first; torch is imported only for the last ones."""
 
+import ctypes
 import importlib.util
 import logging
 import platform
 import sys
 import warnings
+from importlib import metadata
 from types import ModuleType
 
 USE_TORCH = "use attention/torch: `harness run --mixer attention/torch`"
@@ -14,19 +16,35 @@ def reason() -> str | None:
     """Returns why attention/xformers cannot run here and the command that helps, or None where it can."""
     if importlib.util.find_spec("xformers") is None:
         return not_installed(platform.system(), platform.machine())
+    if not has_driver():
+        return no_device()
     import torch
 
     if not torch.cuda.is_available():
-        return (
-            f"xformers needs a CUDA device and torch {torch.__version__} sees none; {USE_TORCH}, "
-            "or check the driver with `nvidia-smi` and torch with `python -m torch.utils.collect_env`"
-        )
+        return no_device()
     try:
         operators = import_operators()
         probe(operators)
     except (ImportError, OSError, RuntimeError) as error:  # NotImplementedError, which xformers raises, is among them
         return no_operator(error, extension_failure())
     return None
+
+
+def has_driver() -> bool:
+    """Returns whether a CUDA driver can be loaded: the question that needs no torch, so that listings stay quick."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def no_device() -> str:
+    """Returns the reason and the fix where there is no CUDA device."""
+    return (
+        f"xformers needs a CUDA device and torch {metadata.version('torch')} sees none; {USE_TORCH}, "
+        "or check the driver with `nvidia-smi` and torch with `python -m torch.utils.collect_env`"
+    )
 
 
 def not_installed(system: str, machine: str) -> str:
