@@ -164,6 +164,8 @@ def _fit(kind: Any, value: Any, where: str) -> Any:
 def _fit_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if len(args) == 2 and args[1] is Ellipsis:
+        if typing.get_origin(args[0]) is tuple and items and not isinstance(items[0], (list, tuple)):
+            items = (items,)  # one row may be written without the outer brackets
         return tuple(_fit(args[0], item, f"{where}[{i}]") for i, item in enumerate(items))
     if len(items) != len(args):
         raise InputError(f"{where} takes {len(args)} values, got {value!r}")

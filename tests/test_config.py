@@ -30,6 +30,7 @@ def test_a_dotted_setting_changes_that_value_only():
         ("options.random_non_queries", "true", True),
         ("options.test_cells", "(64,4,10),(128,8,20)", ((64, 4, 10), (128, 8, 20))),
         ("options.test_cells", "((64,4,10),)", ((64, 4, 10),)),
+        ("options.test_cells", "(64,4,10)", ((64, 4, 10),)),
     ],
 )
 def test_settings_are_read_as_the_type_they_have(path, text, value):

@@ -12,6 +12,7 @@ LEGEND = (
     "± is the longer side of the interval; equal ranks: the intervals overlap; – as rank: no score to rank; "
     "ppl: perplexity, AR: of recalled tokens"
 )
+MAX_BUSY_CORES = 0.5  # by other processes, before a row says that it was disturbed
 LIBRARIES = ("mixer-harness", "torch", "numpy", "triton")
 
 
@@ -63,8 +64,9 @@ def _asked(record: Record) -> list[str]:
 
 
 def measured_on(group: Sequence[Point], task: str) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """Returns what most rows' cost was measured on, and for every other mixer what was different."""
+    """Returns what most rows' cost was measured on, and what was different or disturbed for a mixer."""
     found = {p.mixer: _setting(p.times[task].record) for p in group if task in p.times}
+    busy = {p.mixer: p.times[task].record.facts.get("busy_cores") or 0.0 for p in group if task in p.times}
     usual = {
         name: Counter(setting[name] for setting in found.values()).most_common(1)[0][0]
         for name in next(iter(found.values()), {})
@@ -72,8 +74,11 @@ def measured_on(group: Sequence[Point], task: str) -> tuple[Mapping[str, Any], d
     odd = {}
     for mixer, setting in found.items():
         differs = [_said(name, value) for name, value in setting.items() if value != usual[name]]
-        if differs:
-            odd[mixer] = f"cost measured with {', '.join(differs)}"
+        notes = [f"cost measured with {', '.join(differs)}"] if differs else []
+        if busy[mixer] > MAX_BUSY_CORES:
+            notes.append(f"other processes kept {busy[mixer]:g} cores busy: its times may be far too long")
+        if notes:
+            odd[mixer] = "; ".join(notes)
     return usual, odd
 
 

@@ -132,15 +132,16 @@ def _copy(stored: StoredRecord, stage: Path, registry: Registry) -> StoredRecord
 def _publish(moves: Sequence[tuple[Path, Path]], readme_path: Path, text: str) -> None:
     """Moves every record to its place and replaces the README; whatever interrupts it is undone."""
     done: list[Path] = []
+    part = readme_path.with_name(f"{TEMPORARY}{README}")
     try:
         for source, target in moves:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(source, target)
             done.append(target)
-        part = readme_path.with_name(f"{TEMPORARY}{README}")
         part.write_text(text, encoding="utf-8")
         os.replace(part, readme_path)
     except BaseException:  # Ctrl-C too
+        part.unlink(missing_ok=True)
         for target in done:
             shutil.rmtree(target, ignore_errors=True)
         for _, target in moves:

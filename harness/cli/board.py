@@ -11,6 +11,7 @@ from harness.board.points import Gathered, Point, gather, points
 from harness.cli.listing import warn
 from harness.errors import InputError, RecordError
 from harness.plugins import Registry, load_registry, unavailable
+from harness.spec import MixerSpec
 from harness.store import RECORD, Damage
 
 FORMATS = ("plain", "github", "html", "json")
@@ -55,7 +56,7 @@ def leaderboard(runs: Path, preset: str | None, format: str, as_json: bool, file
 
     \b
     Examples: harness leaderboard
-              harness leaderboard --format html > leaderboard.html
+              harness leaderboard --format html
               harness leaderboard --runs leaderboard/submissions
     """
     from harness.board.render import render
@@ -67,10 +68,17 @@ def leaderboard(runs: Path, preset: str | None, format: str, as_json: bool, file
         raise InputError(f"the records in {runs} are of training only; finish the run: type the same harness run again")
     click.echo(render(tables, "json" if as_json else format))
     shown = {row.mixer.partition("(")[0] for table in tables for row in table.rows}
+    on_cpu_only = all(table.device_class.startswith("cpu-") for table in tables)
     for name, spec in sorted(registry.mixers.items()):
-        reason = None if name in shown else unavailable(spec)
+        reason = None if name in shown else _why_absent(spec, on_cpu_only)
         if reason:
             click.echo(f"not in the table: {name}: {reason}", err=True)
+
+
+def _why_absent(spec: MixerSpec, on_cpu_only: bool) -> str | None:
+    if on_cpu_only and "cpu" not in spec.devices:  # no need to look for a GPU, which takes the import of torch
+        return f"runs on {' and '.join(spec.devices)} only"
+    return unavailable(spec)
 
 
 @click.command()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 from tabulate import tabulate
 
+from harness.cli.listing import warn
 from harness.errors import InputError
-from harness.plugins import load_registry
+from harness.plugins import Registry, load_registry
 
 if TYPE_CHECKING:
     from harness.sweep.command import Sweep
@@ -79,18 +80,20 @@ def run(
         rerun_failed=rerun is not None,
     )
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result; plugins may print
-        registry = load_registry(files)
-        for problem in registry.problems:
-            click.echo(f"warning: {problem}")
-        sweep = Sweep(request, registry)
+        sweep = Sweep(request, _registry(files))
         _show_plan(sweep)
         if not dry_run:
             _execute(sweep)
     if dry_run:
         _print_plan(sweep, as_json)
     else:
-        _print_result(sweep, as_json)
-        sys.exit(_complain(sweep))
+        sys.exit(_print_result(sweep, as_json))
+
+
+def _registry(files: tuple[str, ...]) -> Registry:
+    registry = load_registry(files)
+    warn(registry)
+    return registry
 
 
 def _show_plan(sweep: "Sweep") -> None:
@@ -132,7 +135,8 @@ def _print_plan(sweep: "Sweep", as_json: bool) -> None:
         click.echo(json.dumps({"plan": plan_json(sweep.plan, sweep.seconds)}, indent=2))
 
 
-def _print_result(sweep: "Sweep", as_json: bool) -> None:
+def _print_result(sweep: "Sweep", as_json: bool) -> int:
+    """Returns the exit code after printing the leaderboard, and the failures."""
     from harness.board.points import Gathered
     from harness.board.render import render
     from harness.board.table import leaderboard
@@ -141,7 +145,7 @@ def _print_result(sweep: "Sweep", as_json: bool) -> None:
     tables = leaderboard(Gathered(comparable), sweep.registry)
     if not as_json:
         click.echo(render(tables, "plain"))
-        return
+        return _complain(sweep)
     failures = [
         {"task": r.task, "mixer": r.mixer, "kind": r.kind, "lr": r.lr, "seed": r.seed, "reason": r.reason}
         | {"log": str(stored.path / "log.txt")}
@@ -150,6 +154,7 @@ def _print_result(sweep: "Sweep", as_json: bool) -> None:
     ]
     found = {"suite": sweep.plan.suite, "suite_key": sweep.plan.suite_key}
     click.echo(json.dumps({**found, "tables": json.loads(render(tables, "json")), "failures": failures}, indent=2))
+    return _complain(sweep)
 
 
 def _complain(sweep: "Sweep") -> int:

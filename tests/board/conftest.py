@@ -1,6 +1,5 @@
 """Records as `harness run` writes them: small arrays, scored by the tasks' own functions."""
 
-import dataclasses
 import hashlib
 
 import numpy as np
@@ -99,6 +98,8 @@ def time_arrays(scale=1.0, decode=True):
 class Maker:
     """Writes records of one suite into a folder."""
 
+    configs, environment = CONFIGS, ENVIRONMENT
+
     def __init__(self, folder, registry, mqar):
         self.store, self.registry, self.mqar = Store(folder), registry, mqar
 
@@ -166,9 +167,3 @@ def maker(tmp_path, registry, mqar):
 @pytest.fixture
 def other_gpu():
     return {**ENVIRONMENT, "device": "cuda", "class": "nvidia-test", "name": "NVIDIA Test", "driver": "1", "cuda": "13"}
-
-
-@pytest.fixture
-def changed():
-    """Returns a function that gives a copy of a record with other fields."""
-    return dataclasses.replace

@@ -113,12 +113,19 @@ def test_edited_code_replaces_the_row_of_the_former_code(maker, registry):
 
 
 def test_a_row_timed_differently_says_so(maker, registry):
-    from conftest import ENVIRONMENT
-
     for name in ("a", "b", "c"):
-        maker.point(f"{name}/torch", environment={**ENVIRONMENT, "threads": 1 if name == "c" else 2})
+        maker.point(f"{name}/torch", environment={**maker.environment, "threads": 1 if name == "c" else 2})
     (table,) = leaderboard(maker.store, registry)
     assert {row.mixer: row.note for row in table.rows if row.note} == {"c/torch": "cost measured with 1 thread"}
+
+
+def test_a_row_timed_on_a_busy_machine_says_so(maker, registry):
+    for name, busy in (("a", 0.02), ("b", 0.98)):
+        facts = {"B": 16, "T": 32, "dtype": "float32", "depth": 2, "busy_cores": busy}
+        maker.time(f"{name}/torch", "mqar", facts=facts)
+    (table,) = leaderboard(maker.store, registry)
+    noted = {row.mixer: row.note for row in table.rows if row.note}
+    assert noted == {"b/torch": "other processes kept 0.98 cores busy: its times may be far too long"}
 
 
 def test_a_learning_rate_without_a_result_is_told(maker, registry):
