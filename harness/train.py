@@ -141,7 +141,7 @@ def train(
     for step, batch in enumerate(task.train(config.training.batch_size, steps, seed)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.training, lr, step, epoch_steps)
-        loop.losses.append(loop.step(batch, optimizer))
+        loop.step(batch, optimizer)
         tokens += batch.tokens.size
         done = step + 1
         if done % 20 == 0 or done == steps:
@@ -163,11 +163,14 @@ class _Loop:
 
     def __init__(self, spec: TaskSpec, task: Task, config: RunConfig, model: LanguageModel, device: str) -> None:
         self.spec, self.task, self.config, self.model, self.device = spec, task, config, model, device
-        self.losses: list[Tensor] = []
+        # One tensor, not a list: a small tensor kept each step would sit in a large block that `keep_pages` holds, the
+        # next step's logits would no longer fit there, and memory would grow by the logits every step.
+        self.loss_sum, self.last_loss = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.n_losses = 0
         self.points: list[tuple[int, float, float]] = []
         self.predictions: dict[str, np.ndarray] = {}
 
-    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         training = self.config.training
         with autocast(self.device, training.dtype):
             loss = loss_on_rows(self.model, *to_device(batch, self.device))
@@ -177,10 +180,12 @@ class _Loop:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        self.loss_sum += loss.detach()
+        self.last_loss.copy_(loss.detach())
+        self.n_losses += 1
 
     def check(self, done: int) -> float:
-        loss = float(self.losses[-1])
+        loss = float(self.last_loss)
         if not math.isfinite(loss):
             raise DivergedError(f"diverged: loss is not finite at step {done}")
         return loss
@@ -191,8 +196,9 @@ class _Loop:
         with autocast(self.device, self.config.training.dtype):
             self.predictions = predict(self.model, self.task.evaluate(split, batch_size), self.device)
         score = self.spec.score({**self.task.labels(split), **self.predictions})[self.spec.primary].value
-        self.points.append((done, float(torch.stack(self.losses).mean()), score))
-        self.losses.clear()
+        self.points.append((done, float(self.loss_sum) / self.n_losses, score))
+        self.loss_sum.zero_()
+        self.n_losses = 0
         if not math.isfinite(score):
             raise DivergedError(f"diverged: {self.spec.primary} is not finite at step {done}")
         return score
@@ -211,16 +217,18 @@ def predict(model: LanguageModel, batches: Iterable[Batch], device: str) -> dict
     """Returns predicted [R] int32 (the likeliest token) and nll [R] float32 (nats) at every labelled row, in order."""
     was_training = model.training
     model.eval()
-    predicted, nll = [], []
+    # Byte arrays, not a list of tensors: each small tensor kept would sit in a large block that `keep_pages` holds,
+    # the next batch would no longer fit there, and memory would grow by a batch of logits a batch.
+    predicted, nll = bytearray(), bytearray()
     for batch in batches:
         tokens, rows, targets = to_device(batch, device)
         selected = rows_of(model(tokens), rows)
         for some_rows, some_targets in _chunks(selected, targets, model.embedding.num_embeddings):
             logits = model.logits(some_rows).float()
-            predicted.append(logits.argmax(-1).to("cpu", torch.int32))
-            nll.append(F.cross_entropy(logits, some_targets, reduction="none").cpu())
+            predicted += logits.argmax(-1).to("cpu", torch.int32).numpy().data
+            nll += F.cross_entropy(logits, some_targets, reduction="none").cpu().numpy().data
     model.train(was_training)
-    return {"predicted": torch.cat(predicted).numpy(), "nll": torch.cat(nll).numpy()}
+    return {"predicted": np.frombuffer(predicted, np.int32), "nll": np.frombuffer(nll, np.float32)}
 
 
 def _chunks(rows: Tensor, targets: Tensor, vocab_size: int) -> Iterator[tuple[Tensor, Tensor]]:
