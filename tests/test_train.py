@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -84,3 +86,46 @@ def test_the_schedule_warms_up_and_ends_near_zero():
 def test_an_unknown_choice_lists_the_allowed_ones(setting, says):
     with pytest.raises(InputError, match=says):
         run(**{setting: "other"})
+
+
+GROWTH = """
+import numpy as np, psutil, torch
+from harness.config import ModelConfig, RunConfig, TrainingConfig
+from harness.model import build_model
+from harness.plugins import load_registry
+from harness.spec import Batch, Measure, TaskSpec
+from harness.train import prepare_process, train
+
+B, T, V = 8, 128, 2048
+tokens = np.random.default_rng(0).integers(0, V, (B, T))
+batch = Batch(tokens=tokens, rows=np.arange(B * T), targets=tokens.ravel())
+
+class Dense:
+    vocab_size, max_len = V, T
+    def train(self, batch_size, steps, seed):
+        return (batch for _ in range(steps))
+    def epoch_steps(self, batch_size):
+        return 1
+    def evaluate(self, split, batch_size):
+        return (batch for _ in range(20))
+    def labels(self, split):
+        return {}
+
+prepare_process("cpu", 1)
+seen = {}
+def report(step, steps, text):
+    seen[step] = psutil.Process().memory_info().rss / 2**20
+spec = TaskSpec(name="dense", summary="", source="", options=object, load=print, primary="nll", higher_is_better=False,
+                score=lambda raw: {"nll": Measure(value=float(raw["nll"].mean()), unit="nats", n=1)})
+config = RunConfig(task="dense", model=ModelConfig(d_model=16), training=TrainingConfig(steps=100, eval_every=40))
+model = build_model(config.model, "attention", V, T, load_registry())
+train(spec=spec, task=Dense(), config=config, model=model, lr=1e-3, seed=0, device="cpu", report=report)
+print(seen[100] - seen[20])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is tuned on Linux only")
+def test_memory_does_not_grow_with_the_steps():
+    out = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0, out.stderr
+    assert float(out.stdout) < 100  # MiB; one block of logits is 8 MiB, and 80 steps lie between
