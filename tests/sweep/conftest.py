@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -37,6 +38,11 @@ TINY = (
 )
 
 
+def hear_ctrl_c():
+    """A shell that runs the tests in the background has them ignore SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Harness:
     """`harness run` in a process of its own, on a tiny task, with a plugin file."""
 
@@ -63,7 +69,7 @@ class Harness:
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
-            **popen,
+            **{"preexec_fn": hear_ctrl_c, **popen},
         )
 
     def run(self, *args, runs=None, **popen):
