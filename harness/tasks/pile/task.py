@@ -222,8 +222,11 @@ def _archives(
             "--set pile.options.tokenizer=bpe4k"
         )
     if wanted and not any(archive in paths for archive in wanted):
-        causes = "; ".join(dict.fromkeys(missing.values()))
-        raise UnavailableError(f"none of the {len(wanted)} archives of the mini corpus is available: {causes}. {_HELP}")
+        first, *others = dict.fromkeys(missing.values())
+        more = f" (and {len(others)} more like it)" if others else ""
+        raise UnavailableError(
+            f"none of the {len(wanted)} archives of the mini corpus is available: {first}{more}. {_HELP}"
+        )
     for archive, why in missing.items():
         progress(f"warning: {archive.name} is left out of the corpus: {why}", 0.0)
     return paths, tokenizers.gpt2(paths[carrier]) if carrier else None
