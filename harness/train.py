@@ -94,6 +94,24 @@ def make_optimizer(model: LanguageModel, training: TrainingConfig, lr: float) ->
     )
 
 
+def train_step(
+    model: LanguageModel,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    optimizer: torch.optim.Optimizer,
+    training: TrainingConfig,
+) -> Tensor:
+    """Returns the loss of one update on `inputs` (tokens, rows, targets); what is trained is also what is timed."""
+    with autocast(inputs[0].device.type, training.dtype):
+        loss = loss_on_rows(model, *inputs)
+        auxiliary = model.auxiliary_loss()
+    (loss if auxiliary is None else loss + auxiliary).backward()  # type: ignore[no-untyped-call]
+    if training.clip is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
 def learning_rate(training: TrainingConfig, lr: float, step: int, epoch_steps: int) -> float:
     """Returns the learning rate of the 0-based step: linear warm-up, then cosine to 0 by step or by epoch."""
     if step < training.warmup_steps:
@@ -171,17 +189,9 @@ class _Loop:
         self.predictions: dict[str, np.ndarray] = {}
 
     def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-        training = self.config.training
-        with autocast(self.device, training.dtype):
-            loss = loss_on_rows(self.model, *to_device(batch, self.device))
-            auxiliary = self.model.auxiliary_loss()
-        (loss if auxiliary is None else loss + auxiliary).backward()  # type: ignore[no-untyped-call]
-        if training.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self.loss_sum += loss.detach()
-        self.last_loss.copy_(loss.detach())
+        loss = train_step(self.model, to_device(batch, self.device), optimizer, self.config.training)
+        self.loss_sum += loss
+        self.last_loss.copy_(loss)
         self.n_losses += 1
 
     def check(self, done: int) -> float:

@@ -15,7 +15,7 @@ from harness.model import LanguageModel
 from harness.spec import Batch, Measure, MixerConfig
 from harness.timing.memory import peak_bytes, resident_bytes, state_bytes_by_layer
 from harness.timing.sample import quartiles, sample, summarise
-from harness.train import DTYPES, autocast, keep_pages, loss_on_rows, make_optimizer, to_device
+from harness.train import DTYPES, autocast, keep_pages, make_optimizer, to_device, train_step
 
 MEMORY_STEPS = 3  # the first makes the optimiser's state, the second has it beside the gradients
 
@@ -93,14 +93,7 @@ class _Bench:
         optimizer = make_optimizer(self.model, training, lr=0.0)
 
         def step() -> None:
-            with autocast(self.device, training.dtype):
-                loss = loss_on_rows(self.model, *self.inputs)
-                auxiliary = self.model.auxiliary_loss()
-            (loss if auxiliary is None else loss + auxiliary).backward()  # type: ignore[no-untyped-call]
-            if training.clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            train_step(self.model, self.inputs, optimizer, training)
 
         return step
 
