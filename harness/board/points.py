@@ -55,7 +55,7 @@ class Point:
     def not_ranked(self) -> str | None:
         """Returns why the point has no rank whatever it scored, or None where its contract was found kept."""
         if self.check is None:
-            return f"unchecked: no report of this code on this class of device; harness check MIXER makes one"
+            return "unchecked: no report of this code on this class of device; harness check MIXER makes one"
         record = self.check.record
         if record.status != "ok":
             return f"unchecked: its check failed: {reason(record)}"
@@ -66,6 +66,12 @@ class Point:
             return f"not ranked: breaks {'; '.join(f'{f.promise} ({f.detail})' for f in report.broken)}"
         unseen = [f.detail for f in report.findings if f.promise == CAUSALITY and f.verdict == NOT_APPLICABLE]
         return f"not ranked: {unseen[0]}" if unseen else None
+
+    @property
+    def waived(self) -> str | None:
+        """Returns the promises that are broken with a written reason, or None."""
+        found = report_from_facts(self.check.record.facts).waived if self.check is not None else ()
+        return f"waived: {'; '.join(f'{f.promise}: {f.detail}' for f in found)}" if found else None
 
     @property
     def family(self) -> str:

@@ -193,8 +193,10 @@ def _protocol_part(what: str, point: Point, task: str) -> tuple[str, Any]:
 
 
 def _unranked(point: Point) -> str | None:
-    """Returns why a point with a score has no rank."""
-    return point.not_ranked if point.tests else None
+    """Returns why a point with a score has no rank, or which promises were waived."""
+    if not point.tests:
+        return None
+    return point.not_ranked or point.waived
 
 
 def _rows(

@@ -67,7 +67,7 @@ def _measured(subject: Subject, module: Any, T: int) -> int:
 def isolation(subject: Subject) -> str:
     """Returns how decoding was disturbed: another sequence in between changes nothing, so no state hides elsewhere."""
     module = subject.require_step(subject.build(subject.exact))
-    ours, theirs = subject.inputs(SUFFIX), subject.inputs(SUFFIX, seed=3, batch=3)
+    ours, theirs = subject.inputs(SUFFIX), subject.inputs(SUFFIX, seed=3)
     wanted, _ = subject.decode(module, ours, _initial(subject, module, ours))
     state, other = _initial(subject, module, ours), _initial(subject, module, theirs)
     outputs = []
