@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from harness import MixerSpec, hookimpl
 from harness_zoo.base_conv.spec import BASE_CONV
+from harness_zoo.rwkv4.spec import RWKV4
 from harness_zoo.short_conv.spec import SHORT_CONV
 
 
@@ -12,3 +13,4 @@ def harness_mixers() -> Iterable[MixerSpec]:
     """Yields the mixers of the zoo; each is described in its own folder."""
     yield SHORT_CONV
     yield BASE_CONV
+    yield RWKV4

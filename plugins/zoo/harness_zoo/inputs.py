@@ -1,5 +1,6 @@
 """What every layer of the zoo asks of its input."""
 
+import torch
 from torch import Tensor
 
 from harness import InputError
@@ -19,3 +20,8 @@ def check_input(mixer: str, x: Tensor, d_model: int, max_len: int | None = None)
             f"{mixer} got T = {x.shape[1]} tokens but its filter was built for max_len = {max_len}; "
             "shorten the sequence or build the layer with a larger max_len"
         )
+
+
+def widened(x: Tensor) -> Tensor:
+    """Returns x in float32 where it has 16 bits: sums over many positions need more, and Fourier transforms refuse."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

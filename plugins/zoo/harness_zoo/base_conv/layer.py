@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness_zoo.inputs import check_input
-from harness_zoo.ops.long_conv import long_conv
+from harness_zoo.ops.long_conv import add_skip, long_conv, newest_output
 
 BANDS = 8  # frequencies among the positional features of an implicit filter
 HIDDEN = 16  # width of its network
@@ -47,7 +47,7 @@ class ImplicitFilter(nn.Module):
         hidden = torch.sin(self.features[:T] @ self.inner + self.inner_bias)  # [T, HIDDEN]
         hidden = torch.sin(hidden @ self.middle + self.middle_bias)
         h = (hidden @ self.outer).T  # [D, T]
-        return torch.cat((h[:, :1] + 1, h[:, 1:]), dim=1)  # plus the input itself, as in the explicit filter
+        return add_skip(h, torch.ones_like(h[:, 0]))  # plus the input itself, as in the explicit filter
 
 
 class BaseConv(nn.Module):
@@ -74,7 +74,7 @@ class BaseConv(nn.Module):
         """Returns ([B, D], all inputs so far) from u_t [B, D]: a general long filter has no smaller exact state."""
         state = torch.cat((state, u_t.unsqueeze(1)), dim=1)  # [B, t, D]
         check_input("base_conv", state, self.bias.numel(), self.max_len)
-        convolved = (state * self.filter(state.shape[1]).flip(1).T).sum(1)
+        convolved = newest_output(state, self.filter(state.shape[1]))
         return self.projection(u_t) * (convolved + self.bias), state
 
 

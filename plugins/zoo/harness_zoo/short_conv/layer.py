@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness_zoo.inputs import check_input
+from harness_zoo.ops.long_conv import newest_output
 from harness_zoo.ops.short_conv import short_conv
 
 
@@ -33,5 +34,5 @@ class ShortConv(nn.Module):
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ([B, D], the last k - 1 inputs) from u_t [B, D] and the k - 1 inputs before it."""
         window = torch.cat((state, u_t.unsqueeze(1)), dim=1)  # [B, k, D], the newest last
-        convolved = (window * self.taps.flip(1).T).sum(1)
+        convolved = newest_output(window, self.taps)
         return self.projection(u_t) * (convolved + self.bias), window[:, 1:].clone()
