@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from harness_zoo.base_conv.layer import LongConv
+from harness_zoo.base_conv.layer import BaseConv
 
 
-class ReferenceLongConv(LongConv):
+class ReferenceBaseConv(BaseConv):
     """y_t = (u_t W + b1) * (sum over j <= t of h_j * u_{t-j} + b2)."""
 
     def forward(self, u: Tensor) -> Tensor:
