@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from harness_zoo import BaseConvOptions, base_kernel, base_state_bytes, build_base, reference_base
-from harness_zoo.ops.causal_conv import fast_length
+from harness_zoo.base_conv.spec import BASE_CONV, BaseConvOptions, taps_of
+from harness_zoo.ops.long_conv import fast_length
 
 from harness import InputError, MixerConfig
 
@@ -22,7 +22,7 @@ def config(kernel: str = "long", filter: str = "explicit", layer: int = 0) -> Mi
 
 def build(chosen: MixerConfig) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_base(chosen)
+    return BASE_CONV.build(chosen)
 
 
 def results(module: torch.nn.Module, u: torch.Tensor) -> list[torch.Tensor]:
@@ -39,7 +39,7 @@ def results(module: torch.nn.Module, u: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("filter", FILTERS)
 def test_the_layer_and_its_gradients_equal_the_sum_over_taps(T: int, filter: str) -> None:
     fast = build(config(filter=filter))
-    exact = reference_base(config(filter=filter)).double()
+    exact = BASE_CONV.reference(config(filter=filter)).double()
     exact.load_state_dict({name: value.double() for name, value in fast.state_dict().items()})
     u = torch.randn(2, T, D)
     expected = results(exact, u.double())
@@ -82,11 +82,11 @@ def test_the_measured_state_has_the_declared_size(kernel: str, T: int) -> None:
     state = module.initial_state(1, "cpu", torch.float32)
     for _ in range(T):
         _, state = module.step(torch.randn(1, D), state)
-    assert state.untyped_storage().nbytes() == base_state_bytes(config(kernel=kernel), T)
+    assert state.untyped_storage().nbytes() == BASE_CONV.state_bytes(config(kernel=kernel), T)
 
 
 def test_the_published_order_alternates_three_taps_and_a_long_filter() -> None:
-    assert [base_kernel(config(kernel="published", layer=layer)) for layer in range(4)] == [3, None, 3, None]
+    assert [taps_of(config(kernel="published", layer=layer)) for layer in range(4)] == [3, None, 3, None]
 
 
 def test_implicit_filters_do_not_grow_with_the_length() -> None:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from harness_zoo import ShortConvOptions, build_short, reference_short, short_state_bytes
+from harness_zoo.short_conv.spec import SHORT_CONV, ShortConvOptions
 
 from harness import InputError, MixerConfig
 
@@ -17,7 +17,7 @@ def config(kernel: int = 3) -> MixerConfig:
 
 def layer(kernel: int = 3) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_short(config(kernel))
+    return SHORT_CONV.build(config(kernel))
 
 
 def results(module: torch.nn.Module, u: torch.Tensor) -> list[torch.Tensor]:
@@ -34,7 +34,7 @@ def results(module: torch.nn.Module, u: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kernel", [1, 3, 4])
 def test_the_layer_and_its_gradients_equal_the_sum_over_taps(T: int, kernel: int) -> None:
     fast = layer(kernel)
-    exact = reference_short(config(kernel)).double()
+    exact = SHORT_CONV.reference(config(kernel)).double()
     exact.load_state_dict({name: value.double() for name, value in fast.state_dict().items()})
     u = torch.randn(2, T, D)
     expected = results(exact, u.double())
@@ -74,9 +74,9 @@ def test_the_measured_state_has_the_declared_size(kernel: int, T: int) -> None:
     state = module.initial_state(1, "cpu", torch.float32)
     for _ in range(T):
         _, state = module.step(torch.randn(1, D), state)
-    assert state.untyped_storage().nbytes() == short_state_bytes(config(kernel), T)
+    assert state.untyped_storage().nbytes() == SHORT_CONV.state_bytes(config(kernel), T)
 
 
 def test_a_kernel_without_taps_is_refused() -> None:
     with pytest.raises(InputError, match=r"kernel = 0.*at least 1"):
-        build_short(config(kernel=0))
+        SHORT_CONV.build(config(kernel=0))

@@ -1,12 +1,13 @@
 """BaseConv with a long filter: y = (u W + b1) * (h (*) u + b2), one tap for every lag up to max_len."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from harness import InputError
-from harness_zoo.ops.causal_conv import long_causal_conv
+from harness_zoo.inputs import check_input
+from harness_zoo.ops.long_conv import add_skip, long_conv, newest_output
 
 BANDS = 8  # frequencies among the positional features of an implicit filter
 HIDDEN = 16  # width of its network
@@ -46,14 +47,15 @@ class ImplicitFilter(nn.Module):
         hidden = torch.sin(self.features[:T] @ self.inner + self.inner_bias)  # [T, HIDDEN]
         hidden = torch.sin(hidden @ self.middle + self.middle_bias)
         h = (hidden @ self.outer).T  # [D, T]
-        return torch.cat((h[:, :1] + 1, h[:, 1:]), dim=1)  # plus the input itself, as in the explicit filter
+        return add_skip(h, torch.ones_like(h[:, 0]))  # plus the input itself, as in the explicit filter
 
 
-class LongConv(nn.Module):
-    """Convolves by a real Fourier transform along time."""
+class BaseConv(nn.Module):
+    """A projection gated by a long convolution."""
 
-    def __init__(self, d_model: int, max_len: int, implicit: bool) -> None:
+    def __init__(self, d_model: int, max_len: int, implicit: bool, conv: Callable[..., Tensor] = long_conv) -> None:
         super().__init__()
+        self.conv = conv  # an operator with the signature of `long_conv`
         self.max_len = max_len
         self.projection = nn.Linear(d_model, d_model)  # W, b1
         self.filter = (ImplicitFilter if implicit else ExplicitFilter)(d_model, max_len)  # h
@@ -61,8 +63,8 @@ class LongConv(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Returns [B, T, D] from u [B, T, D]."""
-        taps = self.taps(u.shape[1])
-        return self.projection(u) * (long_causal_conv(u, taps) + self.bias)
+        check_input("base_conv", u, self.bias.numel(), self.max_len)
+        return self.conv(u, self.filter(u.shape[1]), self.bias, self.projection(u))
 
     def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
         """Returns the inputs so far: none, [B, 0, D]."""
@@ -71,17 +73,9 @@ class LongConv(nn.Module):
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ([B, D], all inputs so far) from u_t [B, D]: a general long filter has no smaller exact state."""
         state = torch.cat((state, u_t.unsqueeze(1)), dim=1)  # [B, t, D]
-        convolved = (state * self.taps(state.shape[1]).flip(1).T).sum(1)
+        check_input("base_conv", state, self.bias.numel(), self.max_len)
+        convolved = newest_output(state, self.filter(state.shape[1]))
         return self.projection(u_t) * (convolved + self.bias), state
-
-    def taps(self, T: int) -> Tensor:
-        """Returns the filter [D, T], lag 0 first, or raises InputError where T is beyond its last lag."""
-        if self.max_len < T:
-            raise InputError(
-                f"base_conv got T = {T} tokens but its filter was built for max_len = {self.max_len}; "
-                "shorten the sequence or build the layer with a larger max_len"
-            )
-        return self.filter(T)
 
 
 def lag_features(max_len: int) -> Tensor:

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from harness_zoo.base_conv.layer import LongConv
+from harness_zoo.base_conv.layer import BaseConv
 
 
-class ReferenceLongConv(LongConv):
+class ReferenceBaseConv(BaseConv):
     """y_t = (u_t W + b1) * (sum over j <= t of h_j * u_{t-j} + b2)."""
 
     def forward(self, u: Tensor) -> Tensor:
         """Returns [B, T, D] from u [B, T, D]."""
-        h = self.taps(u.shape[1])
+        h = self.filter(u.shape[1])
         outputs = []
         for t in range(u.shape[1]):
             convolved = self.bias

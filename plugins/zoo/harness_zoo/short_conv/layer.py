@@ -1,16 +1,21 @@
 """The gated short convolution: y = (u W + b1) * (h (*) u + b2), with k taps a channel."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from harness_zoo.ops.causal_conv import short_causal_conv
+from harness_zoo.inputs import check_input
+from harness_zoo.ops.long_conv import newest_output
+from harness_zoo.ops.short_conv import short_conv
 
 
 class ShortConv(nn.Module):
     """Convolves with one oneDNN call on the layout the input already has."""
 
-    def __init__(self, d_model: int, kernel: int) -> None:
+    def __init__(self, d_model: int, kernel: int, conv: Callable[..., Tensor] = short_conv) -> None:
         super().__init__()
+        self.conv = conv  # an operator with the signature of `short_conv`
         bound = kernel**-0.5
         self.projection = nn.Linear(d_model, d_model)  # W, b1
         self.taps = nn.Parameter(torch.empty(d_model, kernel).uniform_(-bound, bound))  # h, lag 0 first
@@ -18,7 +23,8 @@ class ShortConv(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Returns [B, T, D] from u [B, T, D]."""
-        return self.projection(u) * (short_causal_conv(u, self.taps) + self.bias)
+        check_input("short_conv", u, self.bias.numel())
+        return self.conv(u, self.taps, self.bias, self.projection(u))
 
     def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
         """Returns the k - 1 inputs before the first: zeros [B, k - 1, D]."""
@@ -28,5 +34,5 @@ class ShortConv(nn.Module):
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ([B, D], the last k - 1 inputs) from u_t [B, D] and the k - 1 inputs before it."""
         window = torch.cat((state, u_t.unsqueeze(1)), dim=1)  # [B, k, D], the newest last
-        convolved = (window * self.taps.flip(1).T).sum(1)
+        convolved = newest_output(window, self.taps)
         return self.projection(u_t) * (convolved + self.bias), window[:, 1:].clone()

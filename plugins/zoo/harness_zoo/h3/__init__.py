@@ -1,0 +1,1 @@
+"""H3: a shift and a diagonal state space model with multiplicative gates."""

@@ -1,0 +1,1 @@
+"""A plain long convolution layer, without gates."""

@@ -1,0 +1,1 @@
+"""RWKV-4: a decaying weighted average of values."""
