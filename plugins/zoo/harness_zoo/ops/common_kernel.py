@@ -48,3 +48,8 @@ def output_dtype(x: Tensor, gate: Tensor | None) -> torch.dtype:
 def power_of_two(n: int) -> int:
     """Returns the smallest power of two that is at least n."""
     return 1 << (n - 1).bit_length()
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """Returns how products of float32 are formed: three TF32 products on NVIDIA, which lose nothing that counts."""
+    return "ieee" if INTERPRETED or torch.version.hip or dtype != torch.float32 else "tf32x3"

@@ -57,10 +57,12 @@ def resource_usage(compiled) -> str:
 
 def widest_load(compiled) -> int:
     """Returns the bits of the widest load from global memory in the PTX."""
-    widths = [int(n or 1) * int(b) for n, b in re.findall(r"ld\.global[\w.:]*?(?:\.v(\d))?\.[bu](\d+)", ptx(compiled))]
+    widths = [
+        int(n or 1) * int(b) for n, b in re.findall(r"ld\.global[\w.:]*?(?:\.v(\d))?\.[bu](\d+)", assembly(compiled))
+    ]
     return max(widths)
 
 
-def ptx(compiled) -> str:
+def assembly(compiled) -> str:
     """Returns the PTX, or for AMD the assembly."""
     return compiled.asm.get("ptx") or compiled.asm["amdgcn"]

@@ -1,8 +1,11 @@
 """Guarded buffers, and the comparison of a kernel with its definition in float64."""
 
 import os
+import warnings
 
+import pytest
 import torch
+import triton
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -10,6 +13,30 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 BAND = 512  # elements of NaN before and after each buffer; keeps the buffer aligned to 16 bytes
 # Relative to the norm: output and gradients. The half types keep 8 and 11 bits, rounded at each stage.
 TOLERANCE = {torch.float32: (1e-5, 5e-5), torch.bfloat16: (8e-3, 2e-2), torch.float16: (1e-3, 3e-3)}
+
+
+@triton.jit
+def counting_kernel(n):
+    """Counts to n."""
+    for _ in range(0, n):
+        pass
+
+
+def counts() -> bool:
+    """Returns whether loops with run-time bounds work here: not in the interpreter of old Triton on new numpy."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            counting_kernel[(1,)](1)
+    except triton.runtime.errors.InterpreterError:
+        return False
+    return True
+
+
+needs_loops = [
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning"),  # Triton 3.6
+    pytest.mark.skipif(not counts(), reason="this Triton interprets such loops only with numpy < 2.4"),
+]
 
 
 class Guards:
