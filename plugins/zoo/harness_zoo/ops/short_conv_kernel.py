@@ -1,0 +1,183 @@
+"""Gated short causal depthwise convolution as Triton kernels: y = gate * act(bias + conv(x, taps)).
+
+Everything after the convolution is fused, and the backward pass recomputes what it needs from x: the forward pass keeps
+its inputs and nothing else. No atomics: every gradient is the same to the bit from run to run.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from harness import InputError
+from harness_zoo.ops.common_kernel import FUSION, check_shapes, check_tensors, output_dtype, power_of_two
+
+MAX_TAPS = 8
+ACTIVATIONS = ("none", "silu")
+
+
+def short_conv(
+    x: Tensor, taps: Tensor, bias: Tensor | None = None, gate: Tensor | None = None, activation: str = "none"
+) -> Tensor:
+    """Returns gate * act(bias + causal convolution of x with taps), [B, T, D].
+
+    x and gate are [B, T, D], taps [D, K] with lag 0 first and K <= 8, bias [D]; float32, bfloat16 or float16, in any
+    mix. Sums are float32; the result has the dtype of x * gate, or that of autocast. Inputs that are not contiguous
+    are copied. Raises InputError for other shapes, dtypes and devices.
+    """
+    B, T, D = x.shape
+    K = taps.shape[-1]
+    if not 1 <= K <= MAX_TAPS:
+        raise InputError(f"short_conv: taps has K = {K}; the Triton kernel takes 1 to {MAX_TAPS}, torch any number")
+    if activation not in ACTIVATIONS:
+        raise InputError(f"short_conv: activation = {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+    check_tensors("short_conv", x=x, taps=taps, bias=bias, gate=gate)
+    check_shapes("short_conv", {"taps": (taps, (D, K)), "bias": (bias, (D,)), "gate": (gate, (B, T, D))})
+    y: Tensor = ShortConvFunction.apply(x, taps, bias, gate, activation == "silu")
+    return y
+
+
+def launch_options(D: int, K: int) -> dict[str, int]:
+    """Returns tile sizes and warps: 16 elements a thread, and 8 where more taps would fill the registers."""
+    return {"BT": 32, "BD": min(64, max(16, power_of_two(D))), "num_warps": 4 if K <= 4 else 8}
+
+
+class ShortConvFunction(torch.autograd.Function):
+    """The two kernels as one differentiable operation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor | None, gate: Tensor | None, silu: bool) -> Tensor:
+        """Returns y [B, T, D]."""
+        y = torch.empty(x.shape, device=x.device, dtype=output_dtype(x, gate))
+        x, taps = x.contiguous(), taps.contiguous()
+        bias, gate = (None if tensor is None else tensor.contiguous() for tensor in (bias, gate))
+        ctx.save_for_backward(x, taps, bias, gate)
+        ctx.silu = silu
+        launch(forward_kernel, (x, taps, bias, gate, y), STEP=1, SILU=silu)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of x, taps, bias and gate."""
+        x, taps, bias, gate = ctx.saved_tensors
+        D, K = taps.shape
+        dx, dy = torch.empty(x.shape, device=x.device, dtype=x.dtype), dy.contiguous()
+        dz = torch.empty(x.shape, device=x.device, dtype=dy.dtype) if gate is not None or ctx.silu else None
+        dgate = None if gate is None else torch.empty(x.shape, device=x.device, dtype=gate.dtype)
+        partial = torch.empty(row_blocks(x, K), K + 1, D, device=x.device, dtype=torch.float32)
+        launch(backward_kernel, (x, taps, bias, gate, dy, dz, dgate, partial), SILU=ctx.silu)
+        launch(forward_kernel, (dy if dz is None else dz, taps, None, None, dx), STEP=-1, SILU=False)
+        sums = partial.sum(0)  # [K + 1, D]: the gradient of each tap, and last that of the bias
+        dbias = None if bias is None else sums[K].to(bias.dtype)
+        return dx, sums[:K].T.to(taps.dtype), dbias, dgate, None
+
+
+def row_blocks(x: Tensor, K: int) -> int:
+    """Returns how many blocks of rows cover x."""
+    B, T, D = x.shape
+    return int(B * triton.cdiv(T, launch_options(D, K)["BT"]))
+
+
+def launch(kernel: Any, tensors: tuple[Tensor | None, ...], **constants: int | bool) -> None:
+    """Runs a kernel over all tiles of x [B, T, D] with taps [D, K], the first of its tensors."""
+    x, taps = tensors[:2]
+    _, T, D = x.shape
+    K = taps.shape[1]
+    options = launch_options(D, K)
+    programs = row_blocks(x, K) * triton.cdiv(D, options["BD"])
+    if programs:
+        with torch.cuda.device_of(x):
+            kernel[(programs,)](*tensors, T, D, K=K, **constants, **options, **FUSION)
+
+
+@triton.jit
+def tile(T, D, BT: tl.constexpr, BD: tl.constexpr):
+    """Returns this program's (block of rows, its 64-bit first element, times [BT], channels [BD], offsets [BT, BD])."""
+    row_block = tl.program_id(0) // tl.cdiv(D, BD)
+    d = tl.program_id(0) % tl.cdiv(D, BD) * BD + tl.arange(0, BD)
+    b = row_block // tl.cdiv(T, BT)
+    t0 = row_block % tl.cdiv(T, BT) * BT
+    start = (b.to(tl.int64) * T + t0) * D
+    return row_block, start, t0 + tl.arange(0, BT), d, tl.arange(0, BT)[:, None] * D + d[None, :]
+
+
+@triton.jit
+def load_rows(X, t, d, offsets, T, D, lag: tl.constexpr):
+    """Returns x at t - lag, [BT, BD] in float32; zero outside the sequence."""
+    inside = ((t >= lag) & (t < T + lag))[:, None] & (d < D)[None, :]
+    return tl.load(X + (offsets - lag * D), mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_shifted(X, t, d, offsets, T, D, STEP: tl.constexpr, K: tl.constexpr):
+    """Returns x at t, t - STEP, … t - (K - 1) STEP: K tiles [BT, BD]."""
+    shifted = ()
+    for j in tl.static_range(K):
+        shifted = shifted + (load_rows(X, t, d, offsets, T, D, STEP * j),)  # noqa: RUF005, Triton knows no star
+    return shifted
+
+
+@triton.jit
+def convolve(shifted, TAPS, BIAS, d, D, K: tl.constexpr):
+    """Returns bias + sum over j of taps[j] * shifted[j], [BT, BD] in float32."""
+    z = tl.zeros(shifted[0].shape, tl.float32)
+    if BIAS is not None:
+        z += tl.load(BIAS + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+    for j in tl.static_range(K):
+        z += tl.load(TAPS + d * K + j, mask=d < D, other=0.0).to(tl.float32)[None, :] * shifted[j]
+    return z
+
+
+@triton.jit
+def forward_kernel(
+    X, TAPS, BIAS, GATE, Y, T, D,
+    K: tl.constexpr, STEP: tl.constexpr, SILU: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Writes y [B, T, D]; with STEP = -1 the convolution runs from the future to the past, as gradients do.
+
+    Grid: 1-D, B * cdiv(T, BT) * cdiv(D, BD) programs, channels fastest. Tile: [BT, BD] in registers.
+    Reads x at K shifts (the first from memory, the others from the cache), taps, bias and gate; writes y once.
+    64-bit: `start`, the first element of the tile; offsets within a tile are 32-bit.
+    """
+    _, start, t, d, offsets = tile(T, D, BT, BD)
+    y = convolve(load_shifted(X + start, t, d, offsets, T, D, STEP, K), TAPS, BIAS, d, D, K)
+    if SILU:
+        y = y * tl.sigmoid(y)
+    if GATE is not None:
+        y = y * load_rows(GATE + start, t, d, offsets, T, D, 0)
+    tl.store(Y + start + offsets, y.to(Y.dtype.element_ty), mask=(t < T)[:, None] & (d < D)[None, :])
+
+
+@triton.jit
+def backward_kernel(
+    X, TAPS, BIAS, GATE, DY, DZ, DGATE, PARTIAL, T, D,
+    K: tl.constexpr, SILU: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Writes dz and dgate [B, T, D], and partial [blocks of rows, K + 1, D]: a block's sums for each tap and the bias.
+
+    z is what stands before the activation; without activation and gate, dz is dy and is not written.
+    Grid, tile and reads as in `forward_kernel`, and dy; each output is written once.
+    64-bit: `start`, and the offset of the block in partial.
+    """
+    row_block, start, t, d, offsets = tile(T, D, BT, BD)
+    inside = (t < T)[:, None] & (d < D)[None, :]
+    shifted = load_shifted(X + start, t, d, offsets, T, D, 1, K)
+    dz = load_rows(DY + start, t, d, offsets, T, D, 0)
+    z = convolve(shifted, TAPS, BIAS, d, D, K)
+    s = tl.sigmoid(z)
+    if GATE is not None:
+        dgate = dz * (z * s if SILU else z)
+        tl.store(DGATE + start + offsets, dgate.to(DGATE.dtype.element_ty), mask=inside)
+        dz *= load_rows(GATE + start, t, d, offsets, T, D, 0)
+    if SILU:
+        dz *= s * (1 + z * (1 - s))
+    if DZ is not None:
+        tl.store(DZ + start + offsets, dz.to(DZ.dtype.element_ty), mask=inside)
+    PARTIAL = PARTIAL + row_block.to(tl.int64) * (K + 1) * D + d
+    for j in tl.static_range(K):
+        tl.store(PARTIAL + j * D, tl.sum(dz * shifted[j], 0), mask=d < D)
+    tl.store(PARTIAL + K * D, tl.sum(dz, 0), mask=d < D)

@@ -1,0 +1,84 @@
+"""What the kernels of `long_conv` compute: run by `test_results.py`."""
+
+import pytest
+import torch
+from harness_zoo.ops.long_conv_kernel import MAX_LEN, long_conv, path
+from kernel_support import DEVICE, INTERPRETED, assert_equal_to_definition, draw, needs_loops
+
+from harness import InputError
+
+pytestmark = needs_loops
+SHAPES = [(1, 1, 5), (2, 2, 1), (3, 63, 4), (2, 65, 3), (17, 70, 2), (1, 192, 2)]
+
+
+def definition(x, taps, bias=None, gate=None):
+    """The plain sum: y_t = gate_t * (bias + sum over s <= t of taps_s * x_{t-s})."""
+    outputs = []
+    for t in range(x.shape[1]):
+        z = (taps[:, : t + 1].T * x[:, : t + 1].flip(1)).sum(1)
+        z = z if bias is None else z + bias
+        outputs.append(z if gate is None else z * gate[:, t])
+    return torch.stack(outputs, 1)
+
+
+def tensors(B: int, T: int, D: int, names=("bias", "gate")):
+    taps = draw(D, T, seed=1) * T**-0.5
+    drawn = {"x": draw(B, T, D), "taps": taps, "bias": draw(D, seed=2), "gate": draw(B, T, D, seed=3)}
+    return {name: drawn[name] for name in ("x", "taps", *names)}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_it_equals_the_sum_over_taps(guards, shape) -> None:
+    assert_equal_to_definition(guards, long_conv, definition, tensors(*shape), torch.float32)
+
+
+@pytest.mark.parametrize("names", [(), ("bias",), ("gate",)], ids=str)
+def test_bias_and_gate_may_be_left_out(guards, names) -> None:
+    assert_equal_to_definition(guards, long_conv, definition, tensors(2, 66, 3, names), torch.float32)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="too much for the interpreter")
+@pytest.mark.parametrize("shape", [(64, 512, 24), (100, 129, 70), (5, MAX_LEN, 8)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_it_equals_the_sum_over_taps_at_real_sizes(guards, shape, dtype) -> None:
+    assert_equal_to_definition(guards, long_conv, definition, tensors(*shape), dtype)
+
+
+def test_it_runs_in_float16(guards) -> None:
+    assert_equal_to_definition(guards, long_conv, definition, tensors(2, 70, 3), torch.float16)
+
+
+def test_strided_inputs_give_what_contiguous_ones_give() -> None:
+    case = {name: tensor.to(DEVICE, torch.float32) for name, tensor in tensors(2, 9, 6).items()}
+    strided = {name: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor for name, tensor in case.items()}
+    assert not strided["x"].is_contiguous()
+    assert torch.equal(long_conv(**strided), long_conv(**case))
+
+
+def test_gradients_that_nobody_asks_for_are_left_out() -> None:
+    case = {name: tensor.to(DEVICE, torch.float32) for name, tensor in tensors(2, 9, 6).items()}
+    case["gate"].requires_grad_()
+    long_conv(**case).sum().backward()
+    assert case["gate"].grad is not None
+    assert case["x"].grad is None
+
+
+def test_beyond_the_longest_length_the_fourier_path_runs() -> None:
+    assert (path(MAX_LEN), path(MAX_LEN + 1)) == ("toeplitz", "fourier")
+    T = MAX_LEN + 1
+    x, taps = draw(1, T, 1).float().to(DEVICE), torch.zeros(1, T, device=DEVICE)
+    taps[0, 7] = 1
+    torch.testing.assert_close(long_conv(x, taps)[:, 7:], x[:, :-7], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"taps": torch.zeros(4, 6)}, r"taps has shape \[4, 6\]; it must be \[4, 5\]"),
+        ({"x": torch.zeros(1, 5, 4, dtype=torch.float64)}, "x is torch.float64; .* float32, bfloat16 or float16"),
+    ],
+)
+def test_what_it_does_not_take_is_named_with_what_it_takes(change, message: str) -> None:
+    given = {"x": torch.zeros(1, 5, 4), "taps": torch.zeros(4, 5), **change}
+    with pytest.raises(InputError, match=message):
+        long_conv(**{name: tensor.to(DEVICE) for name, tensor in given.items()})

@@ -1,0 +1,11 @@
+"""What the Triton kernels compute: on the CUDA device, or in Triton's interpreter where there is none."""
+
+import pytest
+from kernel_process import has_cuda, run_cases
+
+OPS = ["short_conv", "long_conv"]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_kernel_and_its_gradients_equal_the_definition(op: str) -> None:
+    run_cases(f"{op}_cases.py", interpret=not has_cuda())
