@@ -66,7 +66,7 @@ def gradients(subject: Subject) -> str:
             if not bool(torch.isfinite(gradient).all()):
                 raise BrokenPromise(f"T = {T}: the gradient of {name} is not finite")
             if T > 1 and not bool(gradient.any()):
-                raise BrokenPromise(f"T = {T}: the gradient of {name} is zero everywhere: it learns nothing")
+                raise BrokenPromise(f"T = {T}: no gradient reaches {name}: use it in forward, or remove it")
     return f"{len(found) - 1} parameters and the input"
 
 

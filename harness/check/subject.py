@@ -148,7 +148,10 @@ class Subject:
             return self.call(module, inputs)
 
     def gradients(self, module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-        """Returns the gradients of a fixed weighted sum of the output: of the input (`x`) and of each parameter."""
+        """Returns the gradients of a fixed weighted sum of the output: of the input (`x`) and of each parameter.
+
+        A parameter that was not used has zeros.
+        """
         module.zero_grad(set_to_none=True)
         x = inputs.x.detach().clone().requires_grad_()
         weighted_sum(self.call(module, Inputs(x, inputs.tokens))).backward()  # type: ignore[no-untyped-call]
@@ -156,10 +159,9 @@ class Subject:
             raise BrokenPromise("no gradient reaches the input: the output does not depend on x, or was detached")
         found = {"x": x.grad}
         for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    raise BrokenPromise(f"no gradient reaches parameter {name!r}: use it in forward, or remove it")
-                found[name] = parameter.grad.detach().clone()
+            if parameter.requires_grad:  # without a gradient: at T = 1 a decay, say, has nothing to act on
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                found[name] = gradient.detach().clone()
         return found
 
     def require_step(self, module: nn.Module) -> Any:
