@@ -16,6 +16,7 @@ from harness.spec import MixerSpec
 PROBE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from harness.doctor import probe; probe(*sys.argv[2:])"
 )
+HEAVY = ("torch", "triton", "xformers", "jax")  # what listing must not import
 PROBE_SECONDS = 120  # a module that hangs on import
 
 
@@ -24,8 +25,8 @@ class Probe:
     """What loading one plugin alone did, as `harness mixers` loads it."""
 
     import_ms: float
-    imports_torch: bool  # by the module or a hook: every listing pays for it
-    asks_torch: bool  # by an `unavailable()`: `harness mixers` pays for it, on this machine
+    imports: list[str]  # heavy libraries, by the module or a hook: every command pays for them
+    asks: list[str]  # and by an `unavailable()`: `harness mixers` pays for them, on this machine
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,28 @@ class Diagnosis:
     unavailable: dict[str, str]  # mixer -> why it cannot run here; not broken
 
 
-def diagnose(files: Sequence[str] = ()) -> tuple[Registry, list[Diagnosis]]:
-    """Returns the registry and a diagnosis of each plugin; `registry.problems` has what belongs to no plugin."""
+@dataclass(frozen=True)
+class Examination:
+    """Every plugin's diagnosis, and the problems that belong to no one plugin (metadata, HARNESS_PLUGINS)."""
+
+    plugins: tuple[Diagnosis, ...]
+    others: tuple[Problem, ...]
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Returns everything that is broken, each once."""
+        found = [problem for diagnosis in self.plugins for problem in diagnosis.problems]
+        return tuple(dict.fromkeys([*found, *self.others]))
+
+
+def examine(files: Sequence[str] = ()) -> Examination:
+    """Returns what is wrong with the installed plugins and the plugin files."""
     registry = load_registry(files)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         probes = list(pool.map(_probed, registry.plugins))
-    return registry, [_diagnosis(registry, *pair) for pair in zip(registry.plugins, probes, strict=True)]
+    found = tuple(_diagnosis(registry, *pair) for pair in zip(registry.plugins, probes, strict=True))
+    told = {problem for diagnosis in found for problem in diagnosis.problems}
+    return Examination(found, tuple(problem for problem in registry.problems if problem not in told))
 
 
 def probe(distribution: str, name: str, file: str) -> None:
@@ -54,12 +71,12 @@ def probe(distribution: str, name: str, file: str) -> None:
     began = time.perf_counter()
     loaded = load_plugin(plugin)
     import_ms = 1e3 * (time.perf_counter() - began)
-    imports_torch = "torch" in sys.modules
+    imports = [name for name in HEAVY if name in sys.modules]
     for spec in loaded.specs:
         if isinstance(spec, MixerSpec):
             unavailable(spec)
-    asks_torch = not imports_torch and "torch" in sys.modules
-    print(json.dumps({"import_ms": import_ms, "imports_torch": imports_torch, "asks_torch": asks_torch}))
+    asks = [name for name in HEAVY if name in sys.modules and name not in imports]
+    print(json.dumps({"import_ms": import_ms, "imports": imports, "asks": asks}))
 
 
 def _probed(plugin: LoadedPlugin) -> Probe | Problem | None:
@@ -86,9 +103,10 @@ def _diagnosis(registry: Registry, plugin: LoadedPlugin, probed: Probe | Problem
     problems += [clash.problem for clash in registry.clashes if origin in clash.refused]
     if isinstance(probed, Problem):
         problems.append(probed)
-    elif probed and probed.imports_torch:
-        cause = f"listing it imports torch ({probed.import_ms:,.0f} ms), which every `harness` command then pays for"
-        fix = "import torch inside build(), not at the top of the module; harness plugins doctor looks again"
+    elif probed and probed.imports:
+        heavy = " and ".join(probed.imports)
+        cause = f"listing it imports {heavy} ({probed.import_ms:,.0f} ms), and every listing pays for that"
+        fix = f"import {heavy} inside build(), not at the top of the module; look again: harness plugins doctor"
         problems.append(Problem(str(origin), cause, fix))
     mixers = [spec for spec in plugin.specs if isinstance(spec, MixerSpec)]
     reasons = {spec.full_name: reason for spec in mixers if (reason := unavailable(spec)) is not None}

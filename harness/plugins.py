@@ -11,12 +11,23 @@ from typing import Any, TypeAlias, TypeVar
 
 from harness import __version__, hookspecs
 from harness.config import with_setting
-from harness.discovery import CORE, FoundPlugin, Origin, Problem, find_plugins, source_sha256, unmet_range
+from harness.discovery import CORE, FILE, ONLY, FoundPlugin, Origin, Problem, find_plugins, source_sha256, unmet_range
 from harness.errors import HarnessError, InputError, SpecError, UnavailableError, nearest
 from harness.pattern import MixerChoice, parse_mixer
 from harness.spec import MixerSpec, SuiteSpec, TaskSpec
 
-__all__ = ["LoadedPlugin", "Origin", "Problem", "Registry", "load_registry", "source_sha256", "unavailable"]
+__all__ = [
+    "FILE",
+    "ONLY",
+    "LoadedPlugin",
+    "Origin",
+    "Problem",
+    "Registry",
+    "load_plugin",
+    "load_registry",
+    "source_sha256",
+    "unavailable",
+]
 
 AnySpec: TypeAlias = MixerSpec | TaskSpec | SuiteSpec
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("harness_"))

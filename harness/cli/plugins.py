@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from harness.cli.listing import json_option, plugin_option, print_json, print_reasons, show, warn
-from harness.discovery import FILE
-from harness.doctor import Diagnosis, diagnose
+from harness.discovery import FILE, Problem
+from harness.doctor import Diagnosis, Examination, examine
 from harness.plugins import LoadedPlugin, load_registry
 from harness.spec import MixerSpec, SuiteSpec, TaskSpec
 
@@ -41,22 +41,19 @@ def doctor(files: tuple[str, ...], as_json: bool) -> None:
 
     A mixer that is unavailable here (no GPU, an optional package absent) is not wrong.
     """
-    registry, found = diagnose(files)
-    told = {problem for one in found for problem in one.problems}
-    stray = [problem for problem in registry.problems if problem not in told]
-    told.update(stray)
+    found = examine(files)
     if as_json:
         print_json(
             {
-                "ok": not told,
-                "plugins": [{**_facts(one.plugin), **_findings(one)} for one in found],
-                "problems": [_problem(problem) for problem in stray],
+                "ok": not found.problems,
+                "plugins": [{**_facts(one.plugin), **_findings(one)} for one in found.plugins],
+                "problems": [_problem(problem) for problem in found.others],
             }
         )
     else:
-        show([{**_row(one.plugin), **_cost(one)} for one in found])
-        _print_findings(found, [str(problem) for problem in dict.fromkeys([*_all(found), *stray])])
-    sys.exit(1 if told else 0)
+        show([{**_row(one.plugin), **_cost(one)} for one in found.plugins])
+        _print_findings(found)
+    sys.exit(1 if found.problems else 0)
 
 
 @plugins.command()
@@ -102,15 +99,15 @@ def _facts(plugin: LoadedPlugin) -> dict[str, Any]:
     }
 
 
-def _problem(problem: Any) -> dict[str, str]:
+def _problem(problem: Problem) -> dict[str, str]:
     return {"plugin": problem.plugin, "cause": problem.cause, "fix": problem.fix}
 
 
 def _findings(one: Diagnosis) -> dict[str, Any]:
     return {
         "import_ms": one.probe.import_ms if one.probe else None,
-        "imports_torch": one.probe.imports_torch if one.probe else None,
-        "unavailable_imports_torch": one.probe.asks_torch if one.probe else None,
+        "imports": one.probe.imports if one.probe else None,
+        "unavailable_imports": one.probe.asks if one.probe else None,
         "unavailable": one.unavailable,
         "hides": list(one.plugin.found.hides),
         "problems": [_problem(problem) for problem in one.problems],
@@ -130,25 +127,21 @@ def _row(plugin: LoadedPlugin) -> dict[str, Any]:
     }
 
 
-def _cost(one: Diagnosis) -> dict[str, str]:
+def _cost(one: Diagnosis) -> dict[str, str | None]:
     if one.probe is None:
-        return {"import ms": "–", "torch": "–"}
-    torch = "on listing" if one.probe.imports_torch else "to see whether it runs here" if one.probe.asks_torch else "no"
-    return {"import ms": f"{one.probe.import_ms:.0f}", "torch": torch}
+        return {"import ms": None, "imports": None}
+    asked = [f"{name} (to see whether it runs here)" for name in one.probe.asks]
+    return {"import ms": f"{one.probe.import_ms:.0f}", "imports": ", ".join([*one.probe.imports, *asked]) or "light"}
 
 
-def _all(found: list[Diagnosis]) -> list[Any]:
-    return [problem for one in found for problem in one.problems]
-
-
-def _print_findings(found: list[Diagnosis], problems: list[str]) -> None:
+def _print_findings(found: Examination) -> None:
     click.echo()
-    for line in problems:
-        click.echo(f"broken: {line}")
-    for one in found:
+    for problem in found.problems:
+        click.echo(f"broken: {problem}")
+    for one in found.plugins:
         print_reasons(one.unavailable)
         origin = one.plugin.origin
         for hidden in one.plugin.found.hides:
             click.echo(f"hidden: {hidden}, by {origin}; be rid of both, then install one: {origin.removal}")
-    if not problems:
+    if not found.problems:
         click.echo("Nothing is broken.")
