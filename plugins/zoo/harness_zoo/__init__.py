@@ -4,6 +4,9 @@ from collections.abc import Iterable
 
 from harness import MixerSpec, hookimpl
 from harness_zoo.base_conv.spec import BASE_CONV
+from harness_zoo.h3.spec import H3
+from harness_zoo.hyena.spec import HYENA
+from harness_zoo.long_conv.spec import LONG_CONV
 from harness_zoo.rwkv4.spec import RWKV4
 from harness_zoo.short_conv.spec import SHORT_CONV
 
@@ -13,4 +16,7 @@ def harness_mixers() -> Iterable[MixerSpec]:
     """Yields the mixers of the zoo; each is described in its own folder."""
     yield SHORT_CONV
     yield BASE_CONV
+    yield LONG_CONV
+    yield HYENA
+    yield H3
     yield RWKV4

@@ -6,8 +6,8 @@ from torch import Tensor
 from harness import InputError
 
 
-def check_input(mixer: str, x: Tensor, d_model: int, max_len: int | None = None) -> None:
-    """Raises InputError unless x is [B, T, d_model], of a floating dtype, with 1 <= T <= max_len."""
+def check_input(mixer: str, x: Tensor, d_model: int) -> None:
+    """Raises InputError unless x is [B, T, d_model] of a floating dtype, with at least one position."""
     if x.dim() != 3 or x.shape[2] != d_model or x.shape[1] < 1:
         raise InputError(f"{mixer} got shape {tuple(x.shape)}; it takes [B, T, {d_model}] with T of at least 1")
     if not x.is_floating_point():
@@ -15,9 +15,13 @@ def check_input(mixer: str, x: Tensor, d_model: int, max_len: int | None = None)
             f"{mixer} got {x.dtype} input; it takes float32, float64, bfloat16 or float16: convert with x.float(), "
             "or embed token ids first"
         )
-    if max_len is not None and max_len < x.shape[1]:
+
+
+def check_length(mixer: str, T: int, max_len: int) -> None:
+    """Raises InputError where T is beyond the last lag of a filter."""
+    if max_len < T:
         raise InputError(
-            f"{mixer} got T = {x.shape[1]} tokens but its filter was built for max_len = {max_len}; "
+            f"{mixer} got T = {T} tokens but its filter was built for max_len = {max_len}; "
             "shorten the sequence or build the layer with a larger max_len"
         )
 

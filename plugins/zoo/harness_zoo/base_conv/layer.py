@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from harness_zoo.inputs import check_input
+from harness_zoo.inputs import check_input, check_length
 from harness_zoo.ops.long_conv import add_skip, long_conv, newest_output
 
 BANDS = 8  # frequencies among the positional features of an implicit filter
@@ -63,8 +63,8 @@ class BaseConv(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Returns [B, T, D] from u [B, T, D]."""
-        check_input("base_conv", u, self.bias.numel(), self.max_len)
-        return self.conv(u, self.filter(u.shape[1]), self.bias, self.projection(u))
+        check_input("base_conv", u, self.bias.numel())
+        return self.conv(u, self.taps(u.shape[1]), self.bias, self.projection(u))
 
     def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
         """Returns the inputs so far: none, [B, 0, D]."""
@@ -73,9 +73,13 @@ class BaseConv(nn.Module):
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ([B, D], all inputs so far) from u_t [B, D]: a general long filter has no smaller exact state."""
         state = torch.cat((state, u_t.unsqueeze(1)), dim=1)  # [B, t, D]
-        check_input("base_conv", state, self.bias.numel(), self.max_len)
-        convolved = newest_output(state, self.filter(state.shape[1]))
+        convolved = newest_output(state, self.taps(state.shape[1]))
         return self.projection(u_t) * (convolved + self.bias), state
+
+    def taps(self, T: int) -> Tensor:
+        """Returns the filter [D, T], lag 0 first, or raises InputError where T is beyond its last lag."""
+        check_length("base_conv", T, self.max_len)
+        return self.filter(T)
 
 
 def lag_features(max_len: int) -> Tensor:

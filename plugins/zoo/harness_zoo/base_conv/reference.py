@@ -11,7 +11,7 @@ class ReferenceBaseConv(BaseConv):
 
     def forward(self, u: Tensor) -> Tensor:
         """Returns [B, T, D] from u [B, T, D]."""
-        h = self.filter(u.shape[1])
+        h = self.taps(u.shape[1])
         outputs = []
         for t in range(u.shape[1]):
             convolved = self.bias
