@@ -11,17 +11,20 @@ from harness.errors import RecordError
 from harness.spec import Measure
 
 SCHEMA = 1
-KINDS = ("train", "test", "time")
+KINDS = ("train", "test", "time")  # the kinds that belong to a task
+CHECK = "check"  # the kind that belongs to a mixer alone
+CONTRACT = "contract"  # what stands in place of task and suite in a check record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One trial. A `train` trial is one learning rate and seed, scored on the validation split; a `test` trial
-    reads the test split once with the chosen learning rate, all seeds; a `time` trial measures cost and state."""
+    reads the test split once with the chosen learning rate, all seeds; a `time` trial measures cost and state;
+    a `check` trial holds the mixer against its contract, once a mixer implementation, code and device class."""
 
     schema: int = SCHEMA
     key: str  # hash of all that decides the result: task, protocol and plugin code, configuration
-    kind: str
+    kind: str  # one of KINDS, or CHECK
     mixer: str  # "attention/torch": with options as written, e.g. "base_conv/torch(kernel=3)"
     task: str
     suite: str  # "quick", or "quick*" where a setting was changed

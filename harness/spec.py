@@ -3,8 +3,9 @@
 Standard library only: listing plugins must import neither torch nor numpy.
 """
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 API_VERSION = 1
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class MixerSpec:
     options: type | None = None  # a frozen dataclass; every field has a default
     causal: bool = True
     dtypes: tuple[str, ...] = ("float32",)
-    max_error: Mapping[str, float] = field(default_factory=dict)
+    max_error: Mapping[str, float] = field(default_factory=dict)  # dtype -> share of the largest output
     len_multiple: int = 1
     devices: tuple[str, ...] = ("cpu", "cuda")
     preference: int = 0  # the highest that is available here is taken
@@ -62,15 +65,23 @@ class MixerSpec:
     state_bytes: Callable[[MixerConfig, int], int] | None = None
     flops: Callable[[MixerConfig, int], int] | None = None
     unavailable: Callable[[], str | None] | None = None
+    expected_failures: Mapping[str, str] = field(default_factory=dict)  # promise not kept -> the reason
 
     def __post_init__(self) -> None:
-        for what in ("name", "implementation"):
-            if not NAME.fullmatch(getattr(self, what)):
-                raise SpecError(f"{what} {getattr(self, what)!r}: use lower-case letters, digits and _")
-        for what in ("build", "reference", "state_bytes", "flops", "unavailable"):
-            value = getattr(self, what)
-            if value is not None and not callable(value):
-                raise SpecError(f"{self.name}: {what} must be callable, got {value!r}")
+        _check_names(self, "name", "implementation")
+        _check_lines(self, "summary", "source")
+        _check_callables(self, "build")
+        _check_callables(self, "reference", "state_bytes", "flops", "unavailable", optional=True)
+        _check_types(self, bool, "causal", "needs_tokens")
+        _check_types(self, int, "len_multiple", "preference")
+        _check_chosen(self, "dtypes", DTYPES)
+        _check_chosen(self, "devices", DEVICES)
+        if self.options is not None:
+            _check_options(self)
+        if self.len_multiple < 1:
+            raise _wrong(self, "len_multiple", "an int of at least 1")
+        _check_errors(self)
+        _check_reasons(self)
 
     @property
     def full_name(self) -> str:
@@ -126,8 +137,13 @@ class TaskSpec:
     floor: Callable[[Any], float] | None = None  # (options) -> what guessing scores on the primary measure
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise SpecError(f"task name {self.name!r}: use lower-case letters, digits and _")
+        _check_names(self, "name")
+        _check_lines(self, "summary", "source", "primary")
+        _check_options(self)
+        _check_callables(self, "load", "score")
+        _check_callables(self, "floor", optional=True)
+        _check_types(self, bool, "higher_is_better")
+        _check_types(self, int, "version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,3 +154,73 @@ class SuiteSpec:
     summary: str
     runs: tuple[RunConfig, ...]
     default_on: tuple[str, ...] = ()  # device types on which this suite is the default
+
+    def __post_init__(self) -> None:
+        _check_names(self, "name")
+        _check_lines(self, "summary")
+        if type(self.runs) is not tuple or not self.runs or not all(isinstance(run, RunConfig) for run in self.runs):
+            raise _wrong(self, "runs", "a tuple of one or more RunConfig")
+        if self.default_on:
+            _check_chosen(self, "default_on", DEVICES)
+
+
+def _wrong(spec: Any, what: str, allowed: str) -> SpecError:
+    return SpecError(f"{type(spec).__name__} {spec.name!r}: {what} must be {allowed}, got {getattr(spec, what)!r}")
+
+
+def _check_names(spec: Any, *fields: str) -> None:
+    for what in fields:
+        value = getattr(spec, what)
+        if not isinstance(value, str) or not NAME.fullmatch(value):
+            raise _wrong(spec, what, "lower-case letters, digits and _, a letter first")
+
+
+def _check_lines(spec: Any, *fields: str) -> None:
+    for what in fields:
+        value = getattr(spec, what)
+        if not isinstance(value, str) or "\n" in value:
+            raise _wrong(spec, what, "one line of text")
+
+
+def _check_callables(spec: Any, *fields: str, optional: bool = False) -> None:
+    for what in fields:
+        value = getattr(spec, what)
+        if not callable(value) and not (optional and value is None):
+            raise _wrong(spec, what, "callable")
+
+
+def _check_types(spec: Any, kind: type, *fields: str) -> None:
+    for what in fields:
+        if type(getattr(spec, what)) is not kind:  # True is no number, 1 is no truth
+            raise _wrong(spec, what, f"of type {kind.__name__}")
+
+
+def _check_chosen(spec: Any, what: str, allowed: Iterable[str]) -> None:
+    value = getattr(spec, what)
+    if type(value) is not tuple or not value or not all(item in allowed for item in value):
+        raise _wrong(spec, what, f"a tuple out of {', '.join(allowed)}")
+
+
+def _check_options(spec: Any) -> None:
+    cls = spec.options
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        raise _wrong(spec, "options", "a dataclass with frozen=True, the class itself")
+    for item in dataclasses.fields(cls):
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise _wrong(spec, "options", f"a dataclass whose fields all have defaults ({item.name!r} has none)")
+
+
+def _check_errors(spec: MixerSpec) -> None:
+    value = spec.max_error
+    if not isinstance(value, Mapping) or not all(
+        dtype in spec.dtypes and type(error) in (int, float) and 0 < error < 1 for dtype, error in value.items()
+    ):
+        raise _wrong(spec, "max_error", f"a mapping from {', '.join(spec.dtypes)} to an error between 0 and 1")
+
+
+def _check_reasons(spec: MixerSpec) -> None:
+    value = spec.expected_failures
+    if not isinstance(value, Mapping) or not all(
+        isinstance(promise, str) and isinstance(reason, str) and reason.strip() for promise, reason in value.items()
+    ):
+        raise _wrong(spec, "expected_failures", "a mapping from the name of a promise to the reason why it is not kept")

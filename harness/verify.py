@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from harness.check.report import report_from_facts
 from harness.config import to_json
 from harness.errors import HarnessError, RecordError
 from harness.plugins import Registry
+from harness.record import CHECK
 from harness.spec import Measure, Task, TaskSpec
 from harness.store import CONFIG, StoredRecord, arrays_sha256, stale_sums
 
@@ -42,7 +44,7 @@ def verify_labels(stored: StoredRecord, task: Task) -> list[str]:
     """Returns one line for each label array that is not the task's own; it draws or reads the split again."""
     import numpy as np
 
-    if stored.record.kind == "time":
+    if stored.record.kind in ("time", CHECK):
         return []
     split = "test" if stored.record.kind == "test" else stored.record.config["training"]["select"]
     raw, wrong = stored.raw(), []
@@ -59,6 +61,9 @@ def recompute(stored: StoredRecord, raw: "Mapping[str, np.ndarray]", registry: R
     record = stored.record
     if record.status != "ok" and not raw:
         return {}
+    if record.kind == CHECK:
+        report_from_facts(record.facts)  # its verdict is read off its findings, so they must be readable
+        return {}
     if record.kind == "time":
         from harness.timing.cost import cost_measures as compute  # imports torch: only where it is needed
     elif record.kind in ("train", "test"):
@@ -71,7 +76,7 @@ def recompute(stored: StoredRecord, raw: "Mapping[str, np.ndarray]", registry: R
         def compute(raw: "Mapping[str, np.ndarray]") -> dict[str, Measure]:
             return score_arrays(spec, raw)
     else:
-        raise RecordError(f"record kind {record.kind!r} is none of train, test, time")
+        raise RecordError(f"record kind {record.kind!r} is none of train, test, time, check")
     try:
         return compute(raw)
     except HarnessError:

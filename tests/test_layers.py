@@ -16,9 +16,9 @@ LAYERS = [
     {"spec"},
     {"hookspecs", "plugins"},
     {"tasks", "baselines", "attention", "model", "suites"},
-    {"train", "timing", "record", "store", "verify"},
+    {"train", "timing", "check", "record", "store", "verify"},
     {"sweep", "board"},
-    {"cli", "__main__"},
+    {"cli", "testing", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

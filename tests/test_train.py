@@ -89,6 +89,7 @@ def test_an_unknown_choice_lists_the_allowed_ones(setting, says):
 
 
 GROWTH = """
+from dataclasses import make_dataclass
 import numpy as np, psutil, torch
 from harness.config import ModelConfig, RunConfig, TrainingConfig
 from harness.model import build_model
@@ -115,7 +116,9 @@ prepare_process("cpu", 1)
 seen = {}
 def report(step, steps, text):
     seen[step] = psutil.Process().memory_info().rss / 2**20
-spec = TaskSpec(name="dense", summary="", source="", options=object, load=print, primary="nll", higher_is_better=False,
+NoOptions = make_dataclass("NoOptions", [], frozen=True)
+spec = TaskSpec(name="dense", summary="", source="", options=NoOptions, load=print, primary="nll",
+                higher_is_better=False,
                 score=lambda raw: {"nll": Measure(value=float(raw["nll"].mean()), unit="nats", n=1)})
 config = RunConfig(task="dense", model=ModelConfig(d_model=16), training=TrainingConfig(steps=100, eval_every=40))
 model = build_model(config.model, "attention", V, T, load_registry())

@@ -9,7 +9,7 @@ from harness.board.points import UNKNOWN, Point, task_options
 from harness.record import Record
 
 LEGEND = (
-    "± is the longer side of the interval; equal ranks: the intervals overlap; – as rank: no score to rank; "
+    "± is the longer side of the interval; equal ranks: the intervals overlap; – as rank: no score, or no green check; "
     "ppl: perplexity, AR: of recalled tokens"
 )
 MAX_BUSY_CORES = 0.5  # by other processes, before a row says that it was disturbed

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.check.promise import NOT_APPLICABLE
+from harness.check.report import KIT_VERSION, report_from_facts
 from harness.errors import InputError
 from harness.pattern import parse_mixer
-from harness.record import Record
+from harness.record import CHECK, Record
 from harness.store import RECORD, Damage, Store, StoredRecord
 
+CAUSALITY = "causality"  # a mixer that declares itself non-causal is checked, shown and not ranked
 UNKNOWN = "unknown"  # the device class where every trial failed before it could look
 
 
@@ -42,9 +45,33 @@ class Point:
     suite: str
     suite_key: str
     device_class: str
+    code: str = ""  # digest of the plugin's sources
     tests: dict[str, StoredRecord] = field(default_factory=dict)  # by task, ok records only
     times: dict[str, StoredRecord] = field(default_factory=dict)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)  # (task, "test" or "time") -> reason
+    check: StoredRecord | None = None  # the newest check of this code on this class of device
+
+    @property
+    def not_ranked(self) -> str | None:
+        """Returns why the point has no rank whatever it scored, or None where its contract was found kept."""
+        if self.check is None:
+            return "unchecked: no report of this code on this class of device; harness check MIXER makes one"
+        record = self.check.record
+        if record.status != "ok":
+            return f"unchecked: its check failed: {reason(record)}"
+        report = report_from_facts(record.facts)
+        if report.kit_version != KIT_VERSION:
+            return f"unchecked: its report is of contract {report.kit_version}, the current one is {KIT_VERSION}"
+        if not report.green:
+            return f"not ranked: breaks {'; '.join(f'{f.promise} ({f.detail})' for f in report.broken)}"
+        unseen = [f.detail for f in report.findings if f.promise == CAUSALITY and f.verdict == NOT_APPLICABLE]
+        return f"not ranked: {unseen[0]}" if unseen else None
+
+    @property
+    def waived(self) -> str | None:
+        """Returns the promises that are broken with a written reason, or None."""
+        found = report_from_facts(self.check.record.facts).waived if self.check is not None else ()
+        return f"waived: {'; '.join(f'{f.promise}: {f.detail}' for f in found)}" if found else None
 
     @property
     def family(self) -> str:
@@ -55,7 +82,8 @@ class Point:
     @property
     def stored(self) -> list[StoredRecord]:
         """Returns the ok records of the point."""
-        return [*self.tests.values(), *self.times.values()]
+        checked = [self.check] if self.check is not None and self.check.record.status == "ok" else []
+        return [*self.tests.values(), *self.times.values(), *checked]
 
     @property
     def tasks(self) -> list[str]:
@@ -83,9 +111,12 @@ def points(store: Records) -> list[Point]:
     """Returns every point of the records; only the newest record of each trial counts, failed ones too."""
     by_device: dict[tuple[str, str], dict[str, list[StoredRecord]]] = defaultdict(lambda: defaultdict(list))
     homeless: list[StoredRecord] = []  # failed before the device was known
-    for stored in store.records():
+    checks: dict[tuple[str, ...], StoredRecord] = {}
+    for stored in sorted(store.records(), key=lambda stored: stored.record.started):
         record = stored.record
-        if device_class(record) is None:
+        if record.kind == CHECK:
+            checks[record.mixer, str(record.plugin.get("code_sha256")), str(device_class(record))] = stored
+        elif device_class(record) is None:
             homeless.append(stored)
         else:
             by_device[record.suite_key, str(device_class(record))][record.mixer].append(stored)
@@ -99,6 +130,8 @@ def points(store: Records) -> list[Point]:
         for (suite_key, device), mixers in by_device.items()
         for mixer, stored in mixers.items()
     ]
+    for point in filter(None, found):
+        point.check = checks.get((point.mixer, point.code, point.device_class))
     return [point for point in found if point is not None]
 
 
@@ -118,7 +151,7 @@ def _point(mixer: str, suite_key: str, device: str, stored: Iterable[StoredRecor
     ordered = sorted(stored, key=lambda s: (s.record.started, s.record.status == "ok"))
     code = ordered[-1].record.plugin.get("code_sha256")
     ordered = [s for s in ordered if s.record.plugin.get("code_sha256") == code]
-    point = Point(mixer, ordered[-1].record.suite, suite_key, device)
+    point = Point(mixer, ordered[-1].record.suite, suite_key, device, str(code))
     for one in ordered:
         _place(point, one)
     return point if point.tests or point.times or point.failed else None
@@ -129,7 +162,7 @@ def _place(point: Point, stored: StoredRecord) -> None:
     record = stored.record
     if record.kind == "train":
         if record.status != "ok":  # shown only as long as there is no test record, which knows better
-            point.failed.setdefault((record.task, "test"), _reason(record))
+            point.failed.setdefault((record.task, "test"), reason(record))
         return
     into = point.tests if record.kind == "test" else point.times
     if record.status == "ok":
@@ -137,10 +170,11 @@ def _place(point: Point, stored: StoredRecord) -> None:
         point.failed.pop((record.task, record.kind), None)
     else:
         into.pop(record.task, None)
-        point.failed[record.task, record.kind] = _reason(record)
+        point.failed[record.task, record.kind] = reason(record)
 
 
-def _reason(record: Record) -> str:
+def reason(record: Record) -> str:
+    """Returns in one line why a trial failed."""
     return " ".join((record.reason or "no reason given").split())
 
 
@@ -149,10 +183,11 @@ def of_suite(store: Records, suite: str | None) -> Gathered:
     found = store.records()
     if suite is None:
         return Gathered(tuple(found))
-    chosen = [s for s in found if suite in (s.record.suite, s.record.suite.removesuffix("*"))]
-    if found and not chosen:
-        names = ", ".join(sorted({s.record.suite for s in found}))
-        raise InputError(f"no records of preset {suite!r} here; there are records of: {names}")
+    names = {s.record.suite for s in found if s.record.kind != CHECK}
+    chosen = [s for s in found if s.record.kind == CHECK or suite in (s.record.suite, s.record.suite.removesuffix("*"))]
+    if found and not any(suite in (name, name.removesuffix("*")) for name in names):
+        listed = ", ".join(sorted(names))
+        raise InputError(f"no records of preset {suite!r} here; there are records of: {listed}")
     return Gathered(tuple(chosen))
 
 

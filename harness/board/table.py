@@ -192,6 +192,13 @@ def _protocol_part(what: str, point: Point, task: str) -> tuple[str, Any]:
     return (DASH, None) if found is None else (str(found), found)
 
 
+def _unranked(point: Point) -> str | None:
+    """Returns why a point with a score has no rank, or which promises were waived."""
+    if not point.tests:
+        return None
+    return point.not_ranked or point.waived
+
+
 def _rows(
     group: list[Point], columns: Sequence[Column], filled: dict[str, list[Cell]], odd: dict[str, str]
 ) -> list[Row]:
@@ -205,16 +212,18 @@ def _rows(
         cell = filled[names[which]][row]
         return None if cell.measure is None else Score(cell.shown, cell.half, higher[names[which]])
 
-    scored = [i for i in indices if score(0, i) is not None]
+    scored = [i for i in indices if score(0, i) is not None and group[i].not_ranked is None]
     places: list[tuple[int | None, int]] = [*ranked(scored, lambda i: score(0, i), lambda i: score(1, i))]
-    # cost without a score comes before what failed
-    rest = sorted(set(indices) - set(scored), key=lambda i: (not group[i].stored, bool(group[i].failed), i))
+    # what was scored but not ranked comes first, then cost without a score, then what failed
+    rest = sorted(
+        set(indices) - set(scored), key=lambda i: (score(0, i) is None, not group[i].stored, bool(group[i].failed), i)
+    )
     return [
         Row(
             rank=rank,
             mixer=group[i].mixer,
             cells=tuple(filled[column.key][i] for column in columns),
-            note=odd.get(group[i].mixer),
+            note="; ".join(filter(None, (_unranked(group[i]), odd.get(group[i].mixer)))) or None,
             records=tuple(stored.record.key for stored in group[i].stored),
         )
         for rank, i in [*places, *((None, i) for i in rest)]

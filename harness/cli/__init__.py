@@ -11,6 +11,7 @@ from harness.errors import HarnessError
 
 COMMANDS = {  # name -> (module, function, help)
     "run": ("harness.cli.run", "run", "Train and measure mixers, then print the leaderboard."),
+    "check": ("harness.cli.check", "check", "Hold mixers against their contract."),
     "leaderboard": ("harness.cli.board", "leaderboard", "Print the leaderboard of a folder of records."),
     "submit": ("harness.cli.board", "submit", "Verify records and add them to the leaderboard."),
     "verify": ("harness.cli.board", "verify", "Recompute every number of a record from its raw data."),

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from harness.cli.listing import warn
 from harness.errors import InputError
 from harness.plugins import Registry, load_registry
+from harness.record import CHECK
 
 if TYPE_CHECKING:
     from harness.sweep.command import Sweep
@@ -36,6 +37,7 @@ INTERRUPTED = 130
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Training trials at a time; default one a core.")
 @click.option("--rerun", type=click.Choice(["failed"]), help="Run trials again that failed before.")
+@click.option("--no-check", is_flag=True, help="Skip the contract: rows without a green check are not ranked.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def run(
@@ -51,6 +53,7 @@ def run(
     device: str,
     jobs: int | None,
     rerun: str | None,
+    no_check: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -78,6 +81,7 @@ def run(
         device=device,
         jobs=jobs,
         rerun_failed=rerun is not None,
+        check=not no_check,
     )
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result; plugins may print
         sweep = Sweep(request, _registry(files))
@@ -104,6 +108,10 @@ def _show_plan(sweep: "Sweep") -> None:
     plan = sweep.plan
     click.echo(f"preset {plan.suite} on {plan.device}, records in {sweep.store.root}", err=True)
     click.echo(tabulate(plan_rows(plan), headers="keys", tablefmt="simple"), err=True)
+    checks = [trial for trial in plan.trials if trial.kind == CHECK]
+    if checks:
+        left = sum(trial in plan.todo for trial in checks)
+        click.echo(f"contract: {len(checks) - left} of {len(checks)} mixers have a report, {left} to check", err=True)
     for mixer, reason in plan.unavailable:
         click.echo(f"unavailable here: {mixer}: {reason}", err=True)
     for damage in sweep.store.damaged:

@@ -1,13 +1,14 @@
 """What a worker process does for each kind of trial: train, test, time. Imports torch when it starts one."""
 
 import dataclasses
+import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
-from harness.errors import RecordError
+from harness.errors import HarnessError, RecordError
 from harness.plugins import Registry
 from harness.record import Record
 from harness.spec import Batch, Measure, Task, TaskSpec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from harness.model import LanguageModel
 
 BUSY_SAMPLE_S = 0.3
+BLIND_BATCHES = 4
 
 
 @dataclasses.dataclass
@@ -96,7 +98,10 @@ class Bench:
             stored = next(s for s in trained.values() if (s.record.lr, s.record.seed) == (lr, seed))
             model = self._with_weights(stored, seed)
             with autocast(self.job.device, training.dtype):
+                blind = predict(model, hidden_labels(self.task, training.batch_size), self.job.device)["predicted"]
                 answers.append(predict(model, self.task.evaluate("test", training.batch_size), self.job.device))
+            if not np.array_equal(blind, answers[-1]["predicted"][: len(blind)]):
+                raise HarnessError("the answers change when the labels are hidden: something reads them")
         raw = {name: np.stack([answer[name] for answer in answers]) for name in ("predicted", "nll")}
         measures = over_seeds([self.spec.score({**labels, **answer}) for answer in answers])
         raw = {**labels, **raw, SEEDS: np.array(training.seeds, dtype=np.int64)}
@@ -134,6 +139,12 @@ class Bench:
         weights = torch.load(stored.weights_path, map_location=self.job.device, weights_only=True)
         model.load_state_dict(weights)
         return model
+
+
+def hidden_labels(task: Task, batch_size: int) -> Iterator[Batch]:
+    """Yields the first test batches with other targets: the answers must be the same without the labels."""
+    for batch in itertools.islice(task.evaluate("test", batch_size), BLIND_BATCHES):
+        yield dataclasses.replace(batch, targets=(batch.targets + 1) % task.vocab_size)
 
 
 def chosen_lr(spec: TaskSpec, config: RunConfig, records: Sequence[Record]) -> tuple[float, dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import InputError
 from harness.plugins import Registry
-from harness.record import KINDS
+from harness.record import CHECK, KINDS
 from harness.spec import SuiteSpec
 from harness.store import Store, StoredRecord
 from harness.sweep import settings
@@ -34,6 +34,7 @@ class RunRequest:
     device: str = "auto"
     jobs: int | None = None
     rerun_failed: bool = False
+    check: bool = True
 
 
 class Sweep:
@@ -51,7 +52,9 @@ class Sweep:
         name = base.name + ("*" if changed else "")
         planner = Planner(registry, self.suite, name, device, Estimator(self.store, device))
         again = request.rerun_failed
-        self.plan: Plan = plan(planner, mixers, tasks, self.store, rerun_failed=again, missing=missing)
+        self.plan: Plan = plan(
+            planner, mixers, tasks, self.store, rerun_failed=again, missing=missing, check=request.check
+        )
         self.workers = len(slots(device, request.jobs))
         self.seconds = wall_seconds(self.plan.todo, self.workers)
 
@@ -61,12 +64,7 @@ class Sweep:
             return
         self.store.check_writable()
         self._prepare()
-        tally = make_tally(self.plan.todo, len(self.plan.trials), self.workers)
-        if on_terminal():
-            with LiveDisplay(tally, self.registry) as display:
-                self._run(display)
-        else:
-            self._run(PlainDisplay(tally, self.registry))
+        show_while(self.plan, self.registry, self.workers, self._run)
 
     def on_disk(self) -> int:
         """Returns how many trials of the plan have a record."""
@@ -89,6 +87,16 @@ class Sweep:
             if run.task in waiting:
                 task = self.registry.task(run.task).load(run.options, announcer(run.task))
                 check_data(self.plan, self.store, run, task.data_sha256())
+
+
+def show_while(plan: Plan, registry: Registry, workers: int, work: Callable[[Display], None]) -> None:
+    """Does the work, with its progress shown on stderr: live on a terminal, a line a trial elsewhere."""
+    tally = make_tally(plan.todo, len(plan.trials), workers)
+    if on_terminal():
+        with LiveDisplay(tally, registry) as display:
+            work(display)
+    else:
+        work(PlainDisplay(tally, registry))
 
 
 def default_suite(name: str | None, device: str, registry: Registry) -> SuiteSpec:
@@ -117,7 +125,7 @@ def announcer(task: str) -> Callable[[str, float], None]:
 def plan_rows(plan: Plan) -> list[dict[str, object]]:
     """Returns one row a mixer and task: how many trials of each kind there are, and what is on disk already."""
     rows: list[dict[str, object]] = []
-    for task, mixer in dict.fromkeys((trial.task, trial.mixer) for trial in plan.trials):
+    for task, mixer in dict.fromkeys((trial.task, trial.mixer) for trial in plan.trials if trial.kind != CHECK):
         trials = [trial for trial in plan.trials if (trial.task, trial.mixer) == (task, mixer)]
         states = [plan.state[trial.key] for trial in trials]
         rows.append(

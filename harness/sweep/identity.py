@@ -6,16 +6,18 @@ from pathlib import Path
 import harness
 from harness.pattern import MixerChoice
 from harness.plugins import Registry, source_sha256
-from harness.record import digest
+from harness.record import CHECK, digest
 
 PROTOCOL = ("model.py", "train.py", "attention.py", "tasks")  # files and folders of the package
 TIMING = (*PROTOCOL, "timing")
+KIT = ("check", "model.py")
 
 
 def code_sha256(kind: str, task: str, layers: Sequence[MixerChoice], registry: Registry) -> str:
-    """Returns the digest of the sources of the protocol, the task and every layer's mixer."""
+    """Returns the digest of the sources of the protocol, the task (a check has none) and every layer's mixer."""
     root = Path(harness.__file__).parent
-    parts = [root / part for part in (TIMING if kind == "time" else PROTOCOL)]
+    parts = [root / part for part in {"time": TIMING, CHECK: KIT}.get(kind, PROTOCOL)]
     files = [file for part in parts for file in (sorted(part.rglob("*.py")) if part.is_dir() else [part])]
+    asked = [] if kind == CHECK else [registry.origin(registry.task(task)).code_sha256()]
     plugins = [registry.origin(registry.spec(layer)).code_sha256() for layer in layers]
-    return digest([source_sha256(files, root), registry.origin(registry.task(task)).code_sha256(), plugins])
+    return digest([source_sha256(files, root), *asked, plugins])

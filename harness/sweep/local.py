@@ -55,6 +55,7 @@ class Running:
     watched: float = 0.0
     unread: bytes = b""
     stopped: str | None = None  # why it was killed
+    doing: str | None = None  # what it last said
 
 
 def slots(device: str, jobs: int | None) -> list[Slot]:
@@ -186,12 +187,13 @@ class LocalExecutor:
                 return False
             *lines, worker.unread = (worker.unread + part).split(b"\n")
             for line in lines:
-                self._event(worker.trial, json.loads(line))
+                self._event(worker, json.loads(line))
 
-    def _event(self, trial: Trial, event: dict[str, Any]) -> None:
+    def _event(self, worker: Running, event: dict[str, Any]) -> None:
         if event["event"] == "unwritten":  # a full disk would fail the next trial too: stop here
             raise HarnessError(event["reason"])
-        self.display.progress(trial, event["step"], event["of"], event["text"])
+        worker.doing = f"{event['step']}/{event['of']} {event['text']}"
+        self.display.progress(worker.trial, event["step"], event["of"], event["text"])
 
     def _has_ended(self, worker: Running) -> bool:
         if worker.process.poll() is not None:
@@ -214,6 +216,7 @@ class LocalExecutor:
         stored = self.store.find(worker.trial.key)
         if stored is None:
             why = worker.stopped or why_it_ended(worker.process.returncode)
+            why += f"; last heard at {worker.doing}" if worker.doing else ""
             self._record_failure(worker.trial, why, time.monotonic() - worker.started, worker.log)
         else:
             self._finish(worker.trial, stored)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import RunConfig, to_json
+from harness.check.report import KIT_VERSION
+from harness.config import LimitsConfig, RunConfig, to_json
 from harness.errors import HarnessError, InputError
 from harness.pattern import MixerChoice, parse_layers, parse_mixer
 from harness.plugins import Registry, unavailable
-from harness.record import digest
+from harness.record import CHECK, CONTRACT, digest
 from harness.spec import MixerSpec, SuiteSpec
 from harness.store import Store, StoredRecord
 from harness.sweep.identity import code_sha256
@@ -18,6 +19,8 @@ from harness.sweep.settings import task_names
 from harness.sweep.trial import Trial
 
 NEW, OK, FAILED = "new", "ok", "failed"
+CHECK_LIMITS = LimitsConfig(trial_minutes=5, memory_gib=8)
+CHECK_S = 8.0  # a usual check on one core
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,31 @@ def _relevant(kind: str, config: RunConfig, lr: float | None, seed: int | None) 
     return settings
 
 
+def check_trial(
+    registry: Registry,
+    choice: MixerChoice,
+    device: str,
+    limits: LimitsConfig = CHECK_LIMITS,
+    promises: tuple[str, ...] = (),
+) -> Trial:
+    """Returns the trial that holds one pinned mixer implementation against its contract, or some promises of it."""
+    code = code_sha256(CHECK, CONTRACT, (choice,), registry)
+    decides = {"kind": CHECK, "mixer": str(choice), "code": code, "device": device, "promises": list(promises)}
+    return Trial(
+        key=digest({**decides, "kit": KIT_VERSION}),
+        kind=CHECK,
+        mixer=str(choice),
+        layers=str(choice),
+        code=code,
+        task=CONTRACT,
+        suite=CONTRACT,
+        suite_key="",
+        config=to_json(RunConfig(task=CONTRACT, limits=limits)),
+        promises=promises,
+        seconds=CHECK_S,
+    )
+
+
 def plan(
     planner: Planner,
     mixers: Sequence[Entrant],
@@ -199,11 +227,13 @@ def plan(
     *,
     rerun_failed: bool = False,
     missing: tuple[tuple[str, str], ...] = (),
+    check: bool = True,
 ) -> Plan:
     """Returns the trials of these mixers on these tasks (None: all of the suite), and which of them are on disk."""
     wanted = task_names(planner.suite) if tasks is None else tasks
     runs = [run for run in planner.suite.runs if run.task in wanted]
-    trials = [trial for run in runs for entrant in mixers for trial in planner.trials(entrant, run)]
+    trials = [check_trial(planner.registry, one.choice, planner.device) for one in mixers] if check else []
+    trials += [trial for run in runs for entrant in mixers for trial in planner.trials(entrant, run)]
     trials = list({trial.key: trial for trial in trials}.values())
     by_key = {stored.record.key: stored for stored in store.records()}
     state: dict[str, str] = {}

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -10,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from harness.check.report import report_from_facts
 from harness.plugins import Registry
-from harness.record import Record
+from harness.record import CHECK, Record
 from harness.store import StoredRecord
 from harness.sweep.estimate import in_words, wall_seconds
 from harness.sweep.trial import Trial
@@ -43,11 +45,22 @@ def summary(record: Record, registry: Registry) -> str:
     seconds = f"{record.seconds:.0f} s" if record.seconds >= 10 else f"{record.seconds:.1f} s"
     if record.status != "ok":
         return f"FAILED: {record.reason}"
+    if record.kind == CHECK:
+        return f"{verdict(record)}, {seconds}"
     spec = registry.tasks.get(record.task)
     names = [spec.primary] if spec is not None and record.kind != "time" else ["train_step_ms", "forward_ms"]
     shown = [f"{name} {record.measures[name].value:.3g}" for name in names if name in record.measures]
     chosen = [f"lr {record.facts['lr']:g}"] if record.kind == "test" and "lr" in record.facts else []
     return ", ".join([*shown, *chosen, seconds])
+
+
+def verdict(record: Record) -> str:
+    """Returns what a check found: green, or the promises that are broken."""
+    report = report_from_facts(record.facts)
+    if report.green:
+        counts = Counter(finding.verdict for finding in report.findings)
+        return f"keeps its contract: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}"
+    return f"BREAKS {', '.join(finding.promise for finding in report.broken)}: harness check shows how"
 
 
 class Tally:

@@ -10,7 +10,7 @@ from typing import Any
 from harness.config import RunConfig, run_config_from_json, to_json
 from harness.pattern import parse_mixer
 from harness.plugins import Registry
-from harness.record import Record
+from harness.record import CHECK, Record
 
 Event = dict[str, Any]  # what a worker reports: one JSON object a line
 
@@ -20,7 +20,7 @@ class Trial:
     """One process' worth of work."""
 
     key: str
-    kind: str  # "train", "test" or "time"
+    kind: str  # "train", "test", "time" or "check"
     mixer: str  # canonical text, implementation pinned
     layers: str  # every layer's canonical text, first layer first, so that a worker builds what was planned
     code: str  # digest of the sources, as planned
@@ -31,11 +31,14 @@ class Trial:
     lr: float | None = None
     seed: int | None = None
     needs: tuple[str, ...] = ()  # keys of the train trials of the same mixer and task
+    promises: tuple[str, ...] = ()  # of a check: only these
     seconds: float = 0.0  # estimate
 
     @property
     def label(self) -> str:
         """Returns the trial in a few words: task, mixer, and what tells it from its neighbours."""
+        if self.kind == CHECK:
+            return f"check {self.mixer}"
         words = [self.task, self.mixer, *([self.kind] if self.kind != "train" else [])]
         if self.kind == "train":
             words += [f"lr={self.lr:g}", f"seed={self.seed}"]
@@ -74,7 +77,7 @@ def job_to_text(job: Job) -> str:
 def job_from_text(text: str) -> Job:
     """Returns the job written in `text`."""
     data = json.loads(text)
-    trial = Trial(**{**data["trial"], "needs": tuple(data["trial"]["needs"])})
+    trial = Trial(**{**data["trial"], **{name: tuple(data["trial"][name]) for name in ("needs", "promises")}})
     return Job(**{**data, "trial": trial, "files": tuple(data["files"])})
 
 

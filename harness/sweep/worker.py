@@ -15,18 +15,21 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from harness.check.seals import Seals, require_unbroken, seal
 from harness.errors import HarnessError
 from harness.pattern import parse_layers
 from harness.plugins import Registry, load_registry
-from harness.record import Record
+from harness.record import CHECK, Record
 from harness.store import Store
 from harness.sweep.bench import Bench, Outcome
+from harness.sweep.contract import check
 from harness.sweep.identity import code_sha256
 from harness.sweep.trial import Event, Job, failed, first_record, job_from_text, read_log
 
 UNWRITTEN = 3  # exit code: the trial ended, its record could not be written
 PR_SET_PDEATHSIG = 1
 PROGRESS_EVERY_S = 0.2
+FEW_STEPS = 100
 
 
 class Reporter:
@@ -45,9 +48,9 @@ class Reporter:
             os._exit(1)
 
     def progress(self, step: int, steps: int, text: str) -> None:
-        """Writes how far the trial is, a few times a second at most."""
+        """Writes how far the trial is, a few times a second at most; of a few steps, each."""
         now = time.monotonic()
-        if now - self.last >= PROGRESS_EVERY_S or step == steps:
+        if now - self.last >= PROGRESS_EVERY_S or step == steps or steps <= FEW_STEPS:
             self.last = now
             self.send({"event": "progress", "step": step, "of": steps, "text": text})
 
@@ -73,8 +76,9 @@ def main() -> None:
     job = job_from_text(Path(sys.argv[1]).read_text(encoding="utf-8"))
     die_with(job.parent)
     reporter = Reporter(job.report)
+    seals = sealed()  # before a plugin's first line runs
     registry = load_registry(job.files)
-    record, outcome = run_trial(job, registry, reporter)
+    record, outcome = run_trial(job, registry, reporter, seals)
     sys.stdout.flush()
     sys.stderr.flush()
     try:
@@ -85,13 +89,23 @@ def main() -> None:
     os._exit(0)  # a thread that a plugin left running, or an exit hook, cannot hold the finished trial
 
 
-def run_trial(job: Job, registry: Registry, reporter: Reporter) -> tuple[Record, Outcome | None]:
+def sealed() -> Seals:
+    """Returns what measures, as it is now: clocks, torch's functions, and all of the harness that a trial runs."""
+    import harness.sweep.contract
+    import harness.timing.cost
+    import harness.verify  # noqa: F401
+
+    return seal()
+
+
+def run_trial(job: Job, registry: Registry, reporter: Reporter, seals: Seals) -> tuple[Record, Outcome | None]:
     """Returns the record, and what is stored with it; any exception makes it a failed one with its reason."""
     started = time.perf_counter()
     record = first_record(job.trial, registry)
     try:
         record = dataclasses.replace(record, environment=_prepare(job))
         record, outcome = _measured(job, registry, reporter, record)
+        require_unbroken(seals)
     except BaseException as error:  # sys.exit() of a plugin too
         traceback.print_exc()
         return failed(record, reason(error), time.perf_counter() - started), None
@@ -125,6 +139,9 @@ def _measured(job: Job, registry: Registry, reporter: Reporter, record: Record) 
     trial = job.trial
     if code_sha256(trial.kind, trial.task, parse_layers(trial.layers, trial.mixer), registry) != trial.code:
         raise HarnessError("the source was edited after the run was planned; run the same command again")
+    if trial.kind == CHECK:
+        outcome = check(job, registry, reporter.progress)
+        return dataclasses.replace(record, facts={**record.facts, **outcome.facts}), outcome
     spec, config = registry.task(trial.task), trial.run_config(registry)
     task = spec.load(config.options, lambda what, fraction: None)
     bench = Bench(job, registry, spec, task, config, reporter.progress)

@@ -76,9 +76,17 @@ def resident_bytes() -> int:
 
 def state_bytes_by_layer(state: Iterable[Any], model: nn.Module) -> list[int]:
     """Returns the bytes each layer's state holds: whole storages, each counted once, the model's own left out."""
-    own = [*model.parameters(), *model.buffers()]
-    seen = {tensor.untyped_storage().data_ptr() for tensor in own}
+    seen = _storages(model)
     return [_held_bytes(layer, seen, set()) for layer in state]
+
+
+def held_bytes(value: Any, besides: nn.Module | None = None) -> int:
+    """Returns the bytes reachable from `value`: whole storages, each counted once, those of `besides` left out."""
+    return _held_bytes(value, _storages(besides) if besides is not None else set(), set())
+
+
+def _storages(module: nn.Module) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
 
 
 def _held_bytes(value: Any, seen: set[int], visited: set[int]) -> int:

@@ -2,8 +2,8 @@
 
 import contextlib
 import gc
-import time
 from collections.abc import Callable, Iterator
+from time import perf_counter_ns  # by name: replacing time.perf_counter_ns changes nothing here
 
 import numpy as np
 import torch
@@ -38,10 +38,10 @@ def _host_ms(fn: Callable[[], object], device: str, samples: int) -> np.ndarray:
     synchronise(device)
     ns = np.empty(samples, dtype=np.int64)
     for i in range(samples):
-        start = time.perf_counter_ns()
+        start = perf_counter_ns()
         fn()
         synchronise(device)
-        ns[i] = time.perf_counter_ns() - start
+        ns[i] = perf_counter_ns() - start
     return ns / 1e6
 
 

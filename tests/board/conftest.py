@@ -5,6 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from harness.check.promise import Finding
+from harness.check.report import CheckReport
 from harness.config import ModelConfig, RunConfig, TimingConfig, TrainingConfig, to_json
 from harness.plugins import load_registry
 from harness.record import Record
@@ -111,7 +113,7 @@ class Maker:
             "task": task,
             "suite": "tiny",
             "suite_key": "5a" * 32,
-            "config": to_json(CONFIGS[task]),
+            "config": to_json(CONFIGS[task]) if task in CONFIGS else {},
             "plugin": {"distribution": "mixer-harness", "version": "0.1.0", "code_sha256": "c0" * 32},
             "environment": ENVIRONMENT,
             "started": "2026-01-01T00:00:00+00:00",
@@ -147,12 +149,21 @@ class Maker:
         facts["no_decode"] = None if decode else f"{mixer} has no step() and initial_state()"
         return self.record("time", mixer, task, raw, **({"facts": facts, "measures": cost_measures(raw)} | changes))
 
+    def check(self, mixer, broken=(), **changes):
+        """Writes the check record of a mixer that keeps its contract but for the promises named."""
+        verdicts = {"causality": "kept", "reference": "kept"} | dict.fromkeys(broken, "broken")
+        findings = tuple(Finding(name, verdict, "as seen") for name, verdict in verdicts.items())
+        fields = {"suite": "contract", "suite_key": "", "config": {}, "data_sha256": {}}
+        fields["facts"] = CheckReport(findings).to_facts()
+        return self.record("check", mixer, "contract", {}, **(fields | changes))
+
     def failed(self, kind, mixer, task, reason, **changes):
         fields = {"status": "failed", "reason": reason, "environment": {}, "facts": {}, "data_sha256": {}}
         return self.record(kind, mixer, task, {}, **(fields | changes))
 
     def point(self, mixer, accuracies=(0.99, 0.995), ar=20.0, other=40.0, scale=1.0, decode=True, **changes):
-        """Writes the four records of a mixer."""
+        """Writes the four records of a mixer, and its green check."""
+        self.check(mixer, **changes)
         self.mqar_test(mixer, accuracies, **changes)
         self.pile_test(mixer, ar, other, **changes)
         self.time(mixer, "mqar", scale, decode, **changes)

@@ -48,17 +48,17 @@ def test_the_leaderboard_imports_neither_torch_nor_numpy(runs):
 
 def test_submit_adds_the_complete_points_of_a_folder(runs, tmp_path):
     result = run("submit", runs, "--board", tmp_path / "board")
-    assert "4 records added" in result.output
+    assert "5 records added" in result.output
     assert "skipped: ema/torch" in result.output
     again = json.loads(run("submit", runs, "--board", tmp_path / "board", "--json").stdout)
-    assert (again["added"], len(again["present"])) == ([], 4)
+    assert (again["added"], len(again["present"])) == ([], 5)
 
 
 def test_submit_takes_the_point_of_one_record(maker, runs, tmp_path):
     maker.point("short_conv/torch", (0.3, 0.3))
-    stored = next(s for s in maker.store.records() if s.record.mixer == "short_conv/torch")
+    stored = next(s for s in maker.store.records() if s.record.mixer == "short_conv/torch" and s.record.kind == "test")
     for board, named in (("a", [stored.path]), ("b", [stored.record.key[:12], "--runs", runs])):
-        assert "4 records added" in run("submit", *named, "--board", tmp_path / board).output
+        assert "5 records added" in run("submit", *named, "--board", tmp_path / board).output
         assert "short-conv" not in (tmp_path / board / "README.md").read_text()
         assert "attention/torch" not in (tmp_path / board / "README.md").read_text()
 
@@ -80,7 +80,7 @@ def test_an_unknown_run_is_an_error_that_says_what_is_taken(runs, tmp_path):
 def test_verify_says_what_was_checked(runs):
     result = run("verify", runs, "--no-labels")
     assert result.exit_code == 0
-    assert result.output.count("measures recomputed") == 5
+    assert result.output.count("measures recomputed") == 6
     found = json.loads(run("verify", runs, "--json").stdout)
     assert {row["labels"] for row in found if row["task"] == "mqar" and row["kind"] == "test"} == {
         "equal the task's own"
@@ -91,7 +91,7 @@ def test_verify_says_what_was_checked(runs):
 def test_verify_of_a_changed_file_exits_with_1_and_names_it(maker, runs):
     path = next(s.path for s in maker.store.records() if s.record.status == "ok")
     (path / "config.json").write_text("{}")
-    with pytest.raises(RecordError, match="1 of 5 records") as error:
+    with pytest.raises(RecordError, match="1 of 6 records") as error:
         run("verify", runs, "--no-labels")
     assert error.value.exit_code == 1
 
@@ -99,7 +99,7 @@ def test_verify_of_a_changed_file_exits_with_1_and_names_it(maker, runs):
 def test_a_damaged_record_fails_verification(maker, runs):
     path = maker.store.records()[0].path
     (path / "record.json").write_text("{")
-    with pytest.raises(RecordError, match="1 of 5"):
+    with pytest.raises(RecordError, match="1 of 6"):
         run("verify", runs, "--no-labels", "--json")
     with pytest.raises(RecordError, match="1 of 1"):
         run("verify", path)
@@ -108,7 +108,7 @@ def test_a_damaged_record_fails_verification(maker, runs):
 def test_a_submitted_board_verifies_and_prints_like_a_run(runs, tmp_path):
     run("submit", runs, "--board", tmp_path / "board")
     submissions = tmp_path / "board" / "submissions"
-    assert run("verify", submissions, "--no-labels").output.count("measures recomputed") == 4
+    assert run("verify", submissions, "--no-labels").output.count("measures recomputed") == 5
     table = run("leaderboard", "--runs", submissions, "--format", "github").stdout
     assert (tmp_path / "board" / "README.md").read_text().endswith(table)
 
@@ -117,5 +117,5 @@ def test_records_are_listed_with_status_and_reason(runs):
     text = run("records", "--runs", runs).output
     assert "out of memory" in text
     rows = json.loads(run("records", "--runs", runs, "--json").stdout)
-    assert sorted(row["status"] for row in rows) == ["failed", "ok", "ok", "ok", "ok"]
+    assert sorted(row["status"] for row in rows) == ["failed", *["ok"] * 5]
     assert all(len(row["key"]) == 64 for row in rows)

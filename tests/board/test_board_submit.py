@@ -43,14 +43,16 @@ def test_a_submission_holds_the_evidence_and_no_weights(maker, board, registry):
     raw = maker.mqar["labels"] | {"x": np.zeros(3)}
     maker.store.write(dataclasses.replace(maker.store.records()[0].record, key="ff" * 32, kind="train"), raw, log="log")
     done = add(maker, board, registry)
-    assert len(done.added) == 4
+    assert len(done.added) == 5
     names = {path.name for path in board.rglob("*") if path.is_file()}
     assert names == {"record.json", "config.json", "raw.npz", "SHA256SUMS", "README.md"}
-    for path in done.added:
-        assert path.parts[:4] == ("submissions", "tiny-5a5a5a5a", "cpu-test-processor-2c", "attention-torch")
+    places = sorted({path.parts[:4] for path in done.added})
+    assert places == [
+        ("submissions", folder, "cpu-test-processor-2c", "attention-torch") for folder in ("contract", "tiny-5a5a5a5a")
+    ]
     found = gather(board).found
-    assert len(found) == 4
-    assert [verify(stored, registry) for stored in found] == [[]] * 4
+    assert len(found) == 5
+    assert [verify(stored, registry) for stored in found] == [[]] * 5
 
 
 def test_submitting_twice_changes_nothing(maker, board, registry):
@@ -58,7 +60,7 @@ def test_submitting_twice_changes_nothing(maker, board, registry):
     add(maker, board, registry)
     before = snapshot(board)
     again = add(maker, board, registry)
-    assert (len(again.added), len(again.present)) == (0, 4)
+    assert (len(again.added), len(again.present)) == (0, 5)
     assert snapshot(board) == before
 
 
@@ -131,7 +133,7 @@ def test_a_second_implementation_needs_no_score_of_its_own(maker, board, registr
     maker.point("attention/torch")
     maker.time("attention/xformers", "mqar")
     maker.time("attention/xformers", "pile")
-    assert len(add(maker, board, registry).added) == 6
+    assert len(add(maker, board, registry).added) == 7
     assert "quality is measured once a mixer: see attention/torch" in (board / "README.md").read_text()
 
 

@@ -6,6 +6,8 @@ import pytest
 from harness.board.points import points
 from harness.board.render import FORMATS, render
 from harness.board.table import leaderboard
+from harness.check.promise import NOT_APPLICABLE, Finding
+from harness.check.report import CheckReport
 from harness.errors import InputError
 
 REASON = "RuntimeError: shape '[8, 256]' is | invalid <b>"
@@ -189,7 +191,7 @@ def test_json_holds_values_units_and_counts(one_table):
     cell = table["rows"][0]["cells"]["forward_ms"]
     assert (cell["unit"], cell["n"]) == ("ms", 20)
     assert cell["low"] <= cell["value"] <= cell["high"]
-    assert len(table["rows"][0]["records"]) == 4
+    assert len(table["rows"][0]["records"]) == 5  # two tests, two times, one check
     assert table["rows"][-1]["cells"]["forward_ms"]["note"] == f"failed: {REASON}"
 
 
@@ -216,3 +218,56 @@ def test_an_unknown_format_is_answered_with_the_nearest(one_table):
     with pytest.raises(InputError, match="did you mean 'github'"):
         render([one_table], "gihub")
     assert all(render([one_table], name) for name in FORMATS)
+
+
+def ranks(maker, registry):
+    (table,) = leaderboard(maker.store, registry)
+    return {row.mixer: (row.rank, row.note) for row in table.rows}
+
+
+def test_a_row_without_a_report_of_its_code_on_its_device_is_shown_and_not_ranked(maker, registry):
+    maker.point("a/torch")
+    for mixer in ("b/torch", "c/torch"):
+        maker.mqar_test(mixer, (1.0, 1.0))
+    maker.check("c/torch", plugin={"distribution": "x", "version": "1", "code_sha256": "0d" * 32})
+    found = ranks(maker, registry)
+    assert found["a/torch"] == (1, None)
+    for mixer in ("b/torch", "c/torch"):
+        rank, note = found[mixer]
+        assert rank is None
+        assert note.startswith("unchecked: no report of this code on this class of device")
+
+
+def test_a_row_that_breaks_its_contract_is_not_ranked_and_says_how(maker, registry):
+    maker.mqar_test("a/torch")
+    maker.check("a/torch", broken=("causality",))
+    assert ranks(maker, registry)["a/torch"] == (None, "not ranked: breaks causality (as seen)")
+
+
+def test_a_check_that_died_says_of_what(maker, registry):
+    maker.mqar_test("a/torch")
+    maker.check("a/torch", status="failed", reason="killed by SIGSEGV; last heard at 3/21 reference", facts={})
+    note = "unchecked: its check failed: killed by SIGSEGV; last heard at 3/21 reference"
+    assert ranks(maker, registry)["a/torch"] == (None, note)
+
+
+def test_a_non_causal_mixer_is_shown_and_not_ranked(maker, registry):
+    maker.mqar_test("a/torch")
+    finding = Finding("causality", NOT_APPLICABLE, "declared non-causal: its rows are shown and not ranked")
+    maker.check("a/torch", facts=CheckReport((finding,)).to_facts())
+    rank, note = ranks(maker, registry)["a/torch"]
+    assert rank is None
+    assert "declared non-causal" in note
+
+
+def test_a_report_of_an_older_contract_does_not_count(maker, registry):
+    maker.mqar_test("a/torch")
+    maker.check("a/torch", facts=CheckReport((Finding("causality", "kept", ""),), kit_version=0).to_facts())
+    assert "its report is of contract 0" in ranks(maker, registry)["a/torch"][1]
+
+
+def test_a_waived_promise_stands_beside_the_ranked_row_with_its_reason(maker, registry):
+    maker.mqar_test("a/torch")
+    findings = (Finding("causality", "kept", ""), Finding("slope", "waived", "the selection is discrete (off by 2 %)"))
+    maker.check("a/torch", facts=CheckReport(findings).to_facts())
+    assert ranks(maker, registry)["a/torch"] == (1, "waived: slope: the selection is discrete (off by 2 %)")

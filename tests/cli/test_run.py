@@ -55,7 +55,8 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     assert done.returncode == 0
     assert done.stdout == ""
     assert "preset smoke* on cpu" in done.stderr
-    assert "6 trials, 6 to run: about" in done.stderr
+    assert "contract: 0 of 1 mixers have a report, 1 to check" in done.stderr
+    assert "7 trials, 7 to run: about" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -66,7 +67,7 @@ def test_a_dry_run_in_json_is_the_plan_and_nothing_else_on_stdout(tmp_path):
     plan = json.loads(done.stdout)["plan"]
     assert plan["suite"] == "smoke*"
     assert plan["device"] == "cpu"
-    assert {trial["task"] for trial in plan["plan"]} == {"mqar", "pile"}
+    assert {trial["task"] for trial in plan["plan"]} == {"contract", "mqar", "pile"}
     assert "I am loud" in done.stderr
     assert "warning: loud.py: ModuleNotFoundError" in done.stderr
 

@@ -1,0 +1,1 @@
+"""The contract kit: one small function and one sentence of reason for each promise a mixer makes."""

@@ -1,0 +1,131 @@
+"""The numbers are right: against the reference, between implementations, in the declared dtypes."""
+
+import torch
+from torch import Tensor, nn
+
+from harness.check.compare import relative_error, require_close
+from harness.check.promise import BrokenPromise, NotApplicable
+from harness.check.subject import DTYPES, LENGTHS, Inputs, Subject, load_weights, weighted_sum
+from harness.plugins import unavailable
+
+GRADIENT_FACTOR = 10  # gradients add B * T rounded terms where the output adds a few
+LEAST_GRADIENT = 1e-3  # of the largest gradient: a parameter that hardly counts is measured against that
+STEP = 1e-2  # of the finite difference, in units of the input's spread
+SLOPE_ERROR = 1e-2
+
+
+def reference(subject: Subject) -> str:
+    """Returns the largest errors of forward and gradients against the reference in float64, for two layer indices."""
+    worst = {"float32": [0.0, 0.0], **({"float64": [0.0, 0.0]} if subject.exact == torch.float64 else {})}
+    for layer in (0, 1):
+        fast = subject.build(layer=layer)
+        exact = subject.twin(fast, layer)
+        for T in LENGTHS:
+            inputs = subject.inputs(T, torch.float64)
+            wanted, slopes = subject.value(exact, inputs), subject.gradients(exact, inputs)
+            for dtype, errors in worst.items():
+                module = fast if dtype == "float32" else _converted(subject, fast, dtype, layer)
+                found = _compare(
+                    subject, module, Inputs(inputs.x.to(DTYPES[dtype]), inputs.tokens), dtype, wanted, slopes
+                )
+                errors[:] = [max(pair) for pair in zip(errors, found, strict=True)]
+    said = [f"{dtype} {forward:.1g}, gradients {backward:.1g}" for dtype, (forward, backward) in worst.items()]
+    return f"{'; '.join(said)} (allowed {subject.max_error('float32'):.1g} in float32)"
+
+
+def _converted(subject: Subject, module: nn.Module, dtype: str, layer: int) -> nn.Module:
+    twin = subject.build(DTYPES[dtype], layer=layer)
+    load_weights(twin, module, "the same layer")
+    return twin
+
+
+def _compare(
+    subject: Subject, module: nn.Module, inputs: Inputs, dtype: str, wanted: Tensor, slopes: dict[str, Tensor]
+) -> tuple[float, float]:
+    """Returns the errors of (output, gradients); too large a one breaks the promise."""
+    T, allowed = inputs.x.shape[1], subject.max_error(dtype)
+    forward = require_close(subject.value(module, inputs), wanted, allowed, f"{dtype}, T = {T}, output")
+    largest = max(float(slope.abs().max()) for slope in slopes.values())
+    backward, most = 0.0, GRADIENT_FACTOR * allowed
+    for name, slope in subject.gradients(module, inputs).items():
+        error = relative_error(slope, slopes[name], LEAST_GRADIENT * largest)
+        if not error <= most:
+            raise BrokenPromise(
+                f"{dtype}, T = {T}, gradient of {name}: error {error:.2g} of the largest, allowed is {most:.2g}"
+            )
+        backward = max(backward, error)
+    return forward, backward
+
+
+def gradients(subject: Subject) -> str:
+    """Returns how many parameters a gradient reaches: each of them, and every one finite."""
+    module = subject.build().train()
+    for T in (1, 63, 129):
+        found = subject.gradients(module, subject.inputs(T, torch.float32))
+        for name, gradient in found.items():
+            if not bool(torch.isfinite(gradient).all()):
+                raise BrokenPromise(f"T = {T}: the gradient of {name} is not finite")
+            if T > 1 and not bool(gradient.any()):
+                raise BrokenPromise(f"T = {T}: no gradient reaches {name}: use it in forward, or remove it")
+    return f"{len(found) - 1} parameters and the input"
+
+
+def slope(subject: Subject) -> str:
+    """Returns how well a small step follows the gradient: rounding to fewer bits inside makes it jump."""
+    if subject.exact != torch.float64:
+        raise NotApplicable("does not compute in float64; the comparison with the reference covers its dtypes")
+    module, inputs = subject.build(torch.float64), subject.inputs(63)
+    direction = subject.gradients(module, inputs)["x"]
+    steepness = float(direction.norm())
+    if steepness == 0:
+        raise BrokenPromise("the gradient of the input is zero everywhere")
+    direction = direction / steepness
+
+    def central(step: float) -> float:
+        ends = [subject.value(module, Inputs(inputs.x + sign * step * direction, inputs.tokens)) for sign in (1, -1)]
+        return float(weighted_sum(ends[0] - ends[1])) / (2 * step)
+
+    measured = (4 * central(STEP / 2) - central(STEP)) / 3  # Richardson: the error of a smooth function is of order 4
+    error = abs(measured - steepness) / steepness
+    if not error <= SLOPE_ERROR:
+        raise BrokenPromise(
+            f"a step of {STEP} changes the output by {measured / steepness:.3g} times what the gradient says, "
+            f"allowed is 1 ± {SLOPE_ERROR}: backward is wrong, or forward rounds to fewer bits than its dtype"
+        )
+    return f"finite difference and gradient agree to {error:.1g}"
+
+
+def implementations(subject: Subject) -> str:
+    """Returns the implementations that compute the same from the same weights."""
+    module, inputs = subject.build(), subject.inputs(63, torch.float32)
+    wanted, compared = subject.value(module, inputs), []
+    for other in subject.registry.implementations(subject.spec.name):
+        if other is subject.spec or subject.device not in other.devices or unavailable(other):
+            continue
+        twin = subject.prepared(other.build, torch.float32, 1, 0)
+        load_weights(twin, module, other.full_name)
+        allowed = subject.max_error("float32") + float(other.max_error.get("float32", 0.0))
+        require_close(subject.value(twin, inputs), wanted, allowed, f"{other.full_name} with the same weights")
+        compared.append(other.full_name)
+    if not compared:
+        raise NotApplicable("no other implementation is available here")
+    return f"equal to {', '.join(compared)}"
+
+
+def autocast(subject: Subject) -> str:
+    """Returns the errors under autocast in each declared half precision."""
+    declared = [dtype for dtype in subject.spec.dtypes if dtype in ("bfloat16", "float16")]
+    if not declared:
+        raise NotApplicable("declares float32 only")
+    module, said = subject.build(), []
+    exact = subject.twin(module)
+    for dtype in declared:
+        worst = 0.0
+        for T in (1, 63):
+            inputs = subject.inputs(T, torch.float64)
+            with torch.no_grad(), torch.autocast(subject.device, DTYPES[dtype]):
+                got = subject.call(module, Inputs(inputs.x.float(), inputs.tokens))
+            what = f"under autocast to {dtype}, T = {inputs.x.shape[1]}"
+            worst = max(worst, require_close(got, subject.value(exact, inputs), subject.max_error(dtype), what))
+        said.append(f"{dtype} {worst:.1g} (allowed {subject.max_error(dtype):.1g})")
+    return "; ".join(said)

@@ -1,0 +1,45 @@
+"""For the tests of a plugin: the whole contract kit in one line.
+
+from harness.testing import mixer_contract
+
+test_ema = mixer_contract("ema")
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.check.kit import PROMISES, find
+from harness.check.promise import BROKEN, NOT_APPLICABLE, WAIVED
+from harness.check.subject import Subject
+from harness.errors import InputError
+from harness.plugins import load_registry
+
+BY_NAME = {promise.name: promise for promise in PROMISES}
+
+
+def mixer_contract(mixer: str, *, plugin: Path | str | None = None, device: str = "cpu") -> Callable[[str], None]:
+    """Returns a pytest test with one case a promise; assign it to a name that begins with `test_`.
+
+    `mixer` is what --mixer takes: `ema`, `gla/triton`, `base_conv(kernel=3)`; `plugin` is a bare file that registers
+    it. A waived promise is an expected failure, one that does not apply is skipped with its reason.
+    """
+    registry = load_registry([] if plugin is None else [str(plugin)])
+    try:
+        subject = Subject(registry, registry.mixer(mixer), device)
+    except InputError as error:
+        problems = "".join(f"\n{problem}" for problem in registry.problems)
+        raise InputError(f"{error}{problems}") from error
+
+    @pytest.mark.parametrize("promise", list(BY_NAME))
+    def keeps(promise: str) -> None:
+        finding = find(subject, BY_NAME[promise])
+        if finding.verdict == BROKEN:
+            pytest.fail(f"{subject.spec.full_name} breaks {promise}: {finding.detail}", pytrace=False)
+        if finding.verdict == WAIVED:
+            pytest.xfail(finding.detail)
+        if finding.verdict == NOT_APPLICABLE:
+            pytest.skip(finding.detail)
+
+    return keeps
