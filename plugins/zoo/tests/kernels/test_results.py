@@ -3,7 +3,7 @@
 import pytest
 from kernel_process import has_cuda, run_cases
 
-OPS = ["short_conv", "long_conv"]
+OPS = ["short_conv", "long_conv", "wkv"]
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -24,6 +24,8 @@ def counting_kernel(n):
 
 def counts() -> bool:
     """Returns whether loops with run-time bounds work here: not in the interpreter of old Triton on new numpy."""
+    if not INTERPRETED:
+        return True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -72,7 +74,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def results(op, tensors: dict[str, Tensor], dy: Tensor) -> dict[str, Tensor]:
     """Returns the output and the gradient of each tensor."""
     y = op(**tensors)
-    gradients = torch.autograd.grad(y, list(tensors.values()), dy.to(y.dtype))
+    given = list(tensors.values())
+    gradients = torch.autograd.grad(y, given, dy.to(y.dtype), allow_unused=True, materialize_grads=True)
     return {"y": y.detach(), **dict(zip(tensors, gradients, strict=True))}
 
 
@@ -91,7 +94,7 @@ def assert_equal_to_definition(guards: Guards, op, definition, tensors: dict[str
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
-    """Returns ||got - wanted|| / ||wanted||; NaN becomes infinity, so that it passes no limit."""
+    """Returns ||got - wanted|| / ||wanted||, the latter at least 0.01; NaN becomes infinity and passes no limit."""
     assert got.shape == wanted.shape
-    error = (got.cpu().double() - wanted).norm() / wanted.norm().clamp(min=1e-30)
+    error = (got.cpu().double() - wanted).norm() / wanted.norm().clamp(min=1e-2)
     return float("inf") if error.isnan() else float(error)
