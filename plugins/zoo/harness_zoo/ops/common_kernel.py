@@ -45,6 +45,17 @@ def output_dtype(x: Tensor, gate: Tensor | None) -> torch.dtype:
     return x.dtype if gate is None else torch.promote_types(x.dtype, gate.dtype)
 
 
+def even_rows(x: Tensor) -> Tensor:
+    """Returns x [B, T, D], copied unless its rows are contiguous and evenly spaced, as in a slice of the last axis."""
+    T = x.shape[1]
+    return x if x.stride(2) == 1 and x.stride(0) == T * x.stride(1) else x.contiguous()
+
+
+def row_stride(x: Tensor | None) -> int:
+    """Returns how many elements one row of x [B, T, D] is from the next; 0 where there is no x."""
+    return 0 if x is None else x.stride(1)
+
+
 def power_of_two(n: int) -> int:
     """Returns the smallest power of two that is at least n."""
     return 1 << (n - 1).bit_length()

@@ -21,8 +21,10 @@ from harness_zoo.ops.common_kernel import (
     check_shapes,
     check_tensors,
     dot_precision,
+    even_rows,
     output_dtype,
     power_of_two,
+    row_stride,
 )
 from harness_zoo.ops.long_conv import long_conv as fourier_conv
 
@@ -35,7 +37,8 @@ def long_conv(x: Tensor, taps: Tensor, bias: Tensor | None = None, gate: Tensor 
 
     x and gate are [B, T, D], taps [D, T] with lag 0 first, bias [D]; float32, bfloat16 or float16, in any mix. The
     result has the dtype of x * gate, or that of autocast, and so have the operands of the products; sums are float32.
-    Inputs that are not contiguous are copied. Raises InputError for other shapes, dtypes and devices.
+    x and gate may be slices of a wider tensor; other strides are copied. Raises InputError for other shapes, dtypes and
+    devices.
     """
     B, T, D = x.shape
     check_tensors("long_conv", x=x, taps=taps, bias=bias, gate=gate)
@@ -87,7 +90,8 @@ def to_channels(x: Tensor, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Returns x * gate as [D, B, P], zero from T on."""
     B, T, D = x.shape
     out = torch.empty(D, B, triton.cdiv(T, BLOCK) * BLOCK, device=x.device, dtype=dtype)
-    _transpose(to_channels_kernel, (x.contiguous(), gate if gate is None else gate.contiguous(), out), out, T)
+    x, gate = even_rows(x), gate if gate is None else even_rows(gate)
+    _transpose(to_channels_kernel, (x, gate, out), out, (T, row_stride(x), row_stride(gate)))
     return out
 
 
@@ -95,8 +99,8 @@ def from_channels(z: Tensor, bias: Tensor | None, gate: Tensor | None, T: int, d
     """Returns gate * (bias + z) as [B, T, D], from z [D, B, P]."""
     D, B, _ = z.shape
     y = torch.empty(B, T, D, device=z.device, dtype=dtype)
-    bias, gate = (None if tensor is None else tensor.contiguous() for tensor in (bias, gate))
-    _transpose(from_channels_kernel, (z, bias, gate, y), z, T)
+    bias, gate = bias if bias is None else bias.contiguous(), gate if gate is None else even_rows(gate)
+    _transpose(from_channels_kernel, (z, bias, gate, y), z, (T, row_stride(y), row_stride(gate)))
     return y
 
 
@@ -148,55 +152,55 @@ def transpose_options(D: int) -> dict[str, int]:
     return {"BT": BLOCK, "BD": min(64, max(16, power_of_two(D))), "num_warps": 4}
 
 
-def _transpose(kernel: Any, tensors: tuple[Tensor | None, ...], channels: Tensor, T: int) -> None:
+def _transpose(kernel: Any, tensors: tuple[Tensor | None, ...], channels: Tensor, sizes: tuple[int, int, int]) -> None:
     D, B, P = channels.shape
     options = transpose_options(D)
     programs = B * (P // BLOCK) * triton.cdiv(D, options["BD"])
     if programs:
         with torch.cuda.device_of(channels):
-            kernel[(programs,)](*tensors, B, T, D, P, **options, **FUSION)
+            kernel[(programs,)](*tensors, B, D, P, *sizes, **options, **FUSION)
 
 
 @triton.jit
-def transpose_tile(B, T, D, P, BT: tl.constexpr, BD: tl.constexpr):
-    """Returns this program's channels [BD], and [BT, BD] offsets in [B, T, D], their mask, and offsets in [D, B, P]."""
+def transpose_tile(B, D, P, BT: tl.constexpr, BD: tl.constexpr):
+    """Returns this program's sequence (64-bit), times [BT] and channels [BD], and their offsets in [D, B, P]."""
     d = tl.program_id(0) % tl.cdiv(D, BD) * BD + tl.arange(0, BD)
     block = tl.program_id(0) // tl.cdiv(D, BD)
     b = (block // (P // BT)).to(tl.int64)
     t = block % (P // BT) * BT + tl.arange(0, BT)
-    tokens = (b * T + t)[:, None] * D + d[None, :]
-    channels = (d.to(tl.int64) * B + b)[None, :] * P + t[:, None]
-    return d, tokens, (t < T)[:, None] & (d < D)[None, :], channels
+    return b, t, d, (d.to(tl.int64) * B + b)[None, :] * P + t[:, None]
 
 
 @triton.jit
-def to_channels_kernel(X, GATE, OUT, B, T, D, P, BT: tl.constexpr, BD: tl.constexpr):
+def to_channels_kernel(X, GATE, OUT, B, D, P, T, X_ROW, GATE_ROW, BT: tl.constexpr, BD: tl.constexpr):
     """Writes x * gate to [D, B, P], zeros from T on.
 
     Grid: 1-D, B * P / BT * cdiv(D, BD) programs, channels fastest. Tile: [BT, BD], turned around in shared memory.
-    Reads x and gate once, writes once. 64-bit: both offsets.
+    Reads x and gate, whose rows are X_ROW and GATE_ROW apart, once; writes once. 64-bit: all offsets.
     """
-    d, tokens, inside, channels = transpose_tile(B, T, D, P, BT, BD)
-    x = tl.load(X + tokens, mask=inside, other=0.0).to(tl.float32)
+    b, t, d, channels = transpose_tile(B, D, P, BT, BD)
+    inside = (t < T)[:, None] & (d < D)[None, :]
+    x = tl.load(X + (b * T + t)[:, None] * X_ROW + d[None, :], mask=inside, other=0.0).to(tl.float32)
     if GATE is not None:
-        x *= tl.load(GATE + tokens, mask=inside, other=0.0).to(tl.float32)
+        x *= tl.load(GATE + (b * T + t)[:, None] * GATE_ROW + d[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(OUT + channels, x.to(OUT.dtype.element_ty), mask=(d < D)[None, :])
 
 
 @triton.jit
-def from_channels_kernel(Z, BIAS, GATE, Y, B, T, D, P, BT: tl.constexpr, BD: tl.constexpr):
+def from_channels_kernel(Z, BIAS, GATE, Y, B, D, P, T, Y_ROW, GATE_ROW, BT: tl.constexpr, BD: tl.constexpr):
     """Writes y = gate * (bias + z), [B, T, D], from z [D, B, P].
 
     Grid, tile and 64-bit offsets as in `to_channels_kernel`. Reads z, gate and bias, writes y, each once.
     """
-    d, tokens, inside, channels = transpose_tile(B, T, D, P, BT, BD)
+    b, t, d, channels = transpose_tile(B, D, P, BT, BD)
+    inside = (t < T)[:, None] & (d < D)[None, :]
     # Unmasked in time, since the padding is there to be read: a mask that ends at T would forbid wide loads.
     y = tl.load(Z + channels, mask=(d < D)[None, :], other=0.0).to(tl.float32)
     if BIAS is not None:
         y += tl.load(BIAS + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
     if GATE is not None:
-        y *= tl.load(GATE + tokens, mask=inside, other=0.0).to(tl.float32)
-    tl.store(Y + tokens, y.to(Y.dtype.element_ty), mask=inside)
+        y *= tl.load(GATE + (b * T + t)[:, None] * GATE_ROW + d[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(Y + (b * T + t)[:, None] * Y_ROW + d[None, :], y.to(Y.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from harness import InputError
-from harness_zoo.ops.common_kernel import FUSION, check_shapes, check_tensors, output_dtype, power_of_two
+from harness_zoo.ops.common_kernel import (
+    FUSION,
+    check_shapes,
+    check_tensors,
+    even_rows,
+    output_dtype,
+    power_of_two,
+    row_stride,
+)
 
 MAX_TAPS = 8
 ACTIVATIONS = ("none", "silu")
@@ -25,8 +33,8 @@ def short_conv(
     """Returns gate * act(bias + causal convolution of x with taps), [B, T, D].
 
     x and gate are [B, T, D], taps [D, K] with lag 0 first and K <= 8, bias [D]; float32, bfloat16 or float16, in any
-    mix. Sums are float32; the result has the dtype of x * gate, or that of autocast. Inputs that are not contiguous
-    are copied. Raises InputError for other shapes, dtypes and devices.
+    mix. Sums are float32; the result has the dtype of x * gate, or that of autocast. x and gate may be slices of a
+    wider tensor; other strides are copied. Raises InputError for other shapes, dtypes and devices.
     """
     B, T, D = x.shape
     K = taps.shape[-1]
@@ -52,8 +60,8 @@ class ShortConvFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor | None, gate: Tensor | None, silu: bool) -> Tensor:
         """Returns y [B, T, D]."""
         y = torch.empty(x.shape, device=x.device, dtype=output_dtype(x, gate))
-        x, taps = x.contiguous(), taps.contiguous()
-        bias, gate = (None if tensor is None else tensor.contiguous() for tensor in (bias, gate))
+        x, taps = even_rows(x), taps.contiguous()
+        bias, gate = bias if bias is None else bias.contiguous(), gate if gate is None else even_rows(gate)
         ctx.save_for_backward(x, taps, bias, gate)
         ctx.silu = silu
         launch(forward_kernel, (x, taps, bias, gate, y), STEP=1, SILU=silu)
@@ -83,41 +91,47 @@ def row_blocks(x: Tensor, K: int) -> int:
 
 
 def launch(kernel: Any, tensors: tuple[Tensor | None, ...], **constants: int | bool) -> None:
-    """Runs a kernel over all tiles of x [B, T, D] with taps [D, K], the first of its tensors."""
-    x, taps = tensors[:2]
+    """Runs a kernel over all tiles of x [B, T, D]; its tensors begin with x, taps [D, K], bias, gate."""
+    x, taps, _, gate = tensors[:4]
     _, T, D = x.shape
     K = taps.shape[1]
     options = launch_options(D, K)
     programs = row_blocks(x, K) * triton.cdiv(D, options["BD"])
     if programs:
         with torch.cuda.device_of(x):
-            kernel[(programs,)](*tensors, T, D, K=K, **constants, **options, **FUSION)
+            kernel[(programs,)](*tensors, T, D, row_stride(x), row_stride(gate), K=K, **constants, **options, **FUSION)
 
 
 @triton.jit
 def tile(T, D, BT: tl.constexpr, BD: tl.constexpr):
-    """Returns this program's (block of rows, its 64-bit first element, times [BT], channels [BD], offsets [BT, BD])."""
+    """Returns this program's block of rows, the 64-bit number of its first row, its times [BT] and channels [BD]."""
     row_block = tl.program_id(0) // tl.cdiv(D, BD)
-    d = tl.program_id(0) % tl.cdiv(D, BD) * BD + tl.arange(0, BD)
-    b = row_block // tl.cdiv(T, BT)
     t0 = row_block % tl.cdiv(T, BT) * BT
-    start = (b.to(tl.int64) * T + t0) * D
-    return row_block, start, t0 + tl.arange(0, BT), d, tl.arange(0, BT)[:, None] * D + d[None, :]
+    row = (row_block // tl.cdiv(T, BT)).to(tl.int64) * T + t0
+    return row_block, row, t0 + tl.arange(0, BT), tl.program_id(0) % tl.cdiv(D, BD) * BD + tl.arange(0, BD)
 
 
 @triton.jit
-def load_rows(X, t, d, offsets, T, D, lag: tl.constexpr):
-    """Returns x at t - lag, [BT, BD] in float32; zero outside the sequence."""
+def load_rows(X, row, apart, t, d, T, D, lag: tl.constexpr):
+    """Returns x at t - lag, [BT, BD] in float32, zero outside the sequence; rows lie `apart` elements apart."""
     inside = ((t >= lag) & (t < T + lag))[:, None] & (d < D)[None, :]
-    return tl.load(X + (offsets - lag * D), mask=inside, other=0.0).to(tl.float32)
+    offsets = (tl.arange(0, t.shape[0]) - lag)[:, None] * apart + d[None, :]
+    return tl.load(X + row * apart + offsets, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def load_shifted(X, t, d, offsets, T, D, STEP: tl.constexpr, K: tl.constexpr):
+def store_rows(Y, y, row, t, d, T, D):
+    """Writes y [BT, BD] to rows of D elements."""
+    offsets = tl.arange(0, t.shape[0])[:, None] * D + d[None, :]
+    tl.store(Y + row * D + offsets, y.to(Y.dtype.element_ty), mask=(t < T)[:, None] & (d < D)[None, :])
+
+
+@triton.jit
+def load_shifted(X, row, apart, t, d, T, D, STEP: tl.constexpr, K: tl.constexpr):
     """Returns x at t, t - STEP, … t - (K - 1) STEP: K tiles [BT, BD]."""
     shifted = ()
     for j in tl.static_range(K):
-        shifted = shifted + (load_rows(X, t, d, offsets, T, D, STEP * j),)  # noqa: RUF005, Triton knows no star
+        shifted = shifted + (load_rows(X, row, apart, t, d, T, D, STEP * j),)  # noqa: RUF005, Triton knows no star
     return shifted
 
 
@@ -134,49 +148,47 @@ def convolve(shifted, TAPS, BIAS, d, D, K: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    X, TAPS, BIAS, GATE, Y, T, D,
+    X, TAPS, BIAS, GATE, Y, T, D, X_ROW, GATE_ROW,
     K: tl.constexpr, STEP: tl.constexpr, SILU: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Writes y [B, T, D]; with STEP = -1 the convolution runs from the future to the past, as gradients do.
 
     Grid: 1-D, B * cdiv(T, BT) * cdiv(D, BD) programs, channels fastest. Tile: [BT, BD] in registers.
     Reads x at K shifts (the first from memory, the others from the cache), taps, bias and gate; writes y once.
-    64-bit: `start`, the first element of the tile; offsets within a tile are 32-bit.
+    64-bit: the first element of the tile; offsets within a tile are 32-bit.
     """
-    _, start, t, d, offsets = tile(T, D, BT, BD)
-    y = convolve(load_shifted(X + start, t, d, offsets, T, D, STEP, K), TAPS, BIAS, d, D, K)
+    _, row, t, d = tile(T, D, BT, BD)
+    y = convolve(load_shifted(X, row, X_ROW, t, d, T, D, STEP, K), TAPS, BIAS, d, D, K)
     if SILU:
         y = y * tl.sigmoid(y)
     if GATE is not None:
-        y = y * load_rows(GATE + start, t, d, offsets, T, D, 0)
-    tl.store(Y + start + offsets, y.to(Y.dtype.element_ty), mask=(t < T)[:, None] & (d < D)[None, :])
+        y = y * load_rows(GATE, row, GATE_ROW, t, d, T, D, 0)
+    store_rows(Y, y, row, t, d, T, D)
 
 
 @triton.jit
 def backward_kernel(
-    X, TAPS, BIAS, GATE, DY, DZ, DGATE, PARTIAL, T, D,
+    X, TAPS, BIAS, GATE, DY, DZ, DGATE, PARTIAL, T, D, X_ROW, GATE_ROW,
     K: tl.constexpr, SILU: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Writes dz and dgate [B, T, D], and partial [blocks of rows, K + 1, D]: a block's sums for each tap and the bias.
 
     z is what stands before the activation; without activation and gate, dz is dy and is not written.
     Grid, tile and reads as in `forward_kernel`, and dy; each output is written once.
-    64-bit: `start`, and the offset of the block in partial.
+    64-bit: the first element of the tile, and of the block in partial.
     """
-    row_block, start, t, d, offsets = tile(T, D, BT, BD)
-    inside = (t < T)[:, None] & (d < D)[None, :]
-    shifted = load_shifted(X + start, t, d, offsets, T, D, 1, K)
-    dz = load_rows(DY + start, t, d, offsets, T, D, 0)
+    row_block, row, t, d = tile(T, D, BT, BD)
+    shifted = load_shifted(X, row, X_ROW, t, d, T, D, 1, K)
+    dz = load_rows(DY, row, D, t, d, T, D, 0)
     z = convolve(shifted, TAPS, BIAS, d, D, K)
     s = tl.sigmoid(z)
     if GATE is not None:
-        dgate = dz * (z * s if SILU else z)
-        tl.store(DGATE + start + offsets, dgate.to(DGATE.dtype.element_ty), mask=inside)
-        dz *= load_rows(GATE + start, t, d, offsets, T, D, 0)
+        store_rows(DGATE, dz * (z * s if SILU else z), row, t, d, T, D)
+        dz *= load_rows(GATE, row, GATE_ROW, t, d, T, D, 0)
     if SILU:
         dz *= s * (1 + z * (1 - s))
     if DZ is not None:
-        tl.store(DZ + start + offsets, dz.to(DZ.dtype.element_ty), mask=inside)
+        store_rows(DZ, dz, row, t, d, T, D)
     PARTIAL = PARTIAL + row_block.to(tl.int64) * (K + 1) * D + d
     for j in tl.static_range(K):
         tl.store(PARTIAL + j * D, tl.sum(dz * shifted[j], 0), mask=d < D)

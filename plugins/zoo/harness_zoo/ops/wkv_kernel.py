@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from harness import InputError
-from harness_zoo.ops.common_kernel import FUSION, check_shapes, check_tensors
+from harness_zoo.ops.common_kernel import FUSION, check_shapes, check_tensors, even_rows, row_stride
 
 State = tuple[Tensor, Tensor, Tensor]  # numerator, denominator, running maximum of the exponents, [B, D] each
 OPTIONS = {"STEPS": 8, "BD": 32, "num_warps": 1}
@@ -83,12 +83,6 @@ class WKVFunction(torch.autograd.Function):
         return dk, dv, d_decay, d_bonus, first, second, None
 
 
-def even_rows(x: Tensor) -> Tensor:
-    """Returns x [B, T, D], copied unless its rows are contiguous and evenly spaced, as in a slice of the last axis."""
-    T = x.shape[1]
-    return x if x.stride(2) == 1 and x.stride(0) == T * x.stride(1) else x.contiguous()
-
-
 def launch(kernel: Any, tensors: tuple[Tensor | None, ...]) -> None:
     """Runs a kernel over all sequences and channels of k and v, the first of its tensors."""
     k, v = tensors[:2]
@@ -96,7 +90,7 @@ def launch(kernel: Any, tensors: tuple[Tensor | None, ...]) -> None:
     programs = B * triton.cdiv(D, OPTIONS["BD"])
     if programs:
         with torch.cuda.device_of(k):
-            kernel[(programs,)](*tensors, B, T, D, k.stride(1), v.stride(1), **OPTIONS, **FUSION)
+            kernel[(programs,)](*tensors, B, T, D, row_stride(k), row_stride(v), **OPTIONS, **FUSION)
 
 
 @triton.jit

@@ -6,7 +6,8 @@ import torch
 from compile_support import TARGETS, TRITON_TYPES, assembly, cross_compile
 
 D = 128
-SIZES = dict.fromkeys(("B", "T", "D", "P"), "i32")
+ALIGNED = ("D", "P", "X_ROW", "Y_ROW", "GATE_ROW")
+SIZES = dict.fromkeys(("B", "T", *ALIGNED), "i32")
 
 
 def compile_product(kernel, target: str, B: int, dtype: str, **constants):
@@ -14,7 +15,7 @@ def compile_product(kernel, target: str, B: int, dtype: str, **constants):
     options = kernels.launch_options(B, getattr(torch, dtype))
     # What dot_precision gives depends on the machine it is asked on.
     options["PRECISION"] = "tf32x3" if dtype == "float32" and target != "gfx942" else "ieee"
-    return assembly(cross_compile(kernel, target, types, {**options, **constants}, aligned=("D", "P")))
+    return assembly(cross_compile(kernel, target, types, {**options, **constants}, aligned=ALIGNED))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -42,7 +43,7 @@ def test_the_anticausal_direction_compiles_without_spills(target: str) -> None:
 @pytest.mark.parametrize("kernel", [kernels.to_channels_kernel, kernels.from_channels_kernel], ids=["to", "from"])
 def test_the_layout_kernels_use_wide_loads_only(kernel, target: str) -> None:
     types = {**dict.fromkeys(("X", "GATE", "OUT", "Z", "Y"), "*bf16"), **SIZES}
-    compiled = cross_compile(kernel, target, types, kernels.transpose_options(D), aligned=("D", "P"))
+    compiled = cross_compile(kernel, target, types, kernels.transpose_options(D), aligned=ALIGNED)
     if target != "gfx942":
         loads = [line for line in assembly(compiled).splitlines() if "ld.global" in line]
         assert loads
