@@ -1,73 +1,89 @@
-"""How plugins are found: our own guarded loop over entry points, so that one broken plugin is one line of cause."""
+"""What plugins register: our own guarded loop, so that one broken plugin is one line of cause and the others work."""
 
-import hashlib
-import importlib.util
-import os
+import contextlib
+import inspect
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-import pluggy
-
-from harness import hookspecs
+from harness import __version__, hookspecs
 from harness.config import with_setting
-from harness.errors import InputError, SpecError, UnavailableError, nearest
+from harness.discovery import CORE, FILE, ONLY, FoundPlugin, Origin, Problem, find_plugins, source_sha256, unmet_range
+from harness.errors import HarnessError, InputError, SpecError, UnavailableError, nearest
 from harness.pattern import MixerChoice, parse_mixer
 from harness.spec import MixerSpec, SuiteSpec, TaskSpec
 
-ONLY = "HARNESS_PLUGINS"  # comma-separated entry-point names: load only these
-CORE = "mixer-harness"
-FILE = "file"  # the version of a plugin that is a bare file
+__all__ = [
+    "FILE",
+    "ONLY",
+    "LoadedPlugin",
+    "Origin",
+    "Problem",
+    "Registry",
+    "load_plugin",
+    "load_registry",
+    "source_sha256",
+    "unavailable",
+]
+
+AnySpec: TypeAlias = MixerSpec | TaskSpec | SuiteSpec
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("harness_"))
+GIVES: dict[str, type[AnySpec]] = {"harness_mixers": MixerSpec, "harness_tasks": TaskSpec, "harness_suites": SuiteSpec}
+LINE = 400  # characters of a cause; some importers quote a page
 
 Spec = TypeVar("Spec", MixerSpec, TaskSpec, SuiteSpec)
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a spec comes from."""
+class LoadedPlugin:
+    """What became of one plugin."""
 
-    plugin: str  # the entry point's name, or the file
-    distribution: str
-    version: str
-    module: str
-    root: Path  # the top-level package or file whose source decides what the plugin computes
-
-    def code_sha256(self) -> str:
-        """Returns the SHA-256 over the plugin's Python sources: an edited plugin is another plugin."""
-        return source_sha256(sorted(self.root.rglob("*.py")) if self.root.is_dir() else [self.root], self.root)
+    found: FoundPlugin
+    specs: tuple[AnySpec, ...] = ()  # what it declares, refused names included
+    hooks: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    problem: Problem | None = None  # why nothing of it is used
 
     @property
-    def removal(self) -> str:
-        """Returns what to type to be rid of the plugin."""
-        return f"drop --plugin {self.plugin}" if self.version == FILE else f"pip uninstall {self.distribution}"
+    def origin(self) -> Origin:
+        """Returns where it comes from."""
+        return self.found.origin
 
-    def __str__(self) -> str:
-        return self.plugin if self.version == FILE else f"{self.distribution} {self.version} ({self.plugin})"
+    @property
+    def state(self) -> str:
+        """Returns "ok", "failed" or "skipped" (by HARNESS_PLUGINS)."""
+        return "failed" if self.problem else "ok" if self.found.selected else "skipped"
+
+    def names(self, kind: type) -> list[str]:
+        """Returns the names of the specs of one kind that it declares."""
+        return [_key(spec) for spec in self.specs if isinstance(spec, kind)]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A plugin, or one name of it, that was not loaded."""
+class Clash:
+    """Names that several plugins register. The core's own stay; of the others none is used."""
 
-    plugin: str
-    cause: str
-    fix: str
+    kind: str  # "mixer", "task" or "suite"
+    names: tuple[str, ...]
+    claimants: tuple[Origin, ...]
 
-    def __str__(self) -> str:
-        return f"{self.plugin}: {self.cause}; {self.fix}"
+    @property
+    def refused(self) -> tuple[Origin, ...]:
+        """Returns those whose registration of the names is not used."""
+        return tuple(origin for origin in self.claimants if origin.distribution != CORE)
 
-
-def source_sha256(files: Iterable[Path], root: Path) -> str:
-    """Returns the SHA-256 over the names (relative to `root`) and contents of source files."""
-    sha = hashlib.sha256()
-    for file in files:
-        name = file.name if file == root else file.relative_to(root).as_posix()
-        sha.update(f"{name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return sha.hexdigest()
+    @property
+    def problem(self) -> Problem:
+        """Returns who claims what, and the commands of which one helps."""
+        what = f"{self.kind} {' and '.join(map(repr, self.names))}"
+        who = " and ".join(map(str, self.refused))
+        removals = " or ".join(dict.fromkeys(origin.removal for origin in self.refused))
+        first = self.claimants[0]
+        if first.distribution == CORE:
+            return Problem(who, f"{what} belongs to {first}, which stays", f"take another name, or {removals}")
+        return Problem(who, f"each registers {what}, so none is used", f"keep one: {removals}")
 
 
 @dataclass
@@ -77,22 +93,23 @@ class Registry:
     mixers: dict[str, MixerSpec] = field(default_factory=dict)
     tasks: dict[str, TaskSpec] = field(default_factory=dict)
     suites: dict[str, SuiteSpec] = field(default_factory=dict)
+    plugins: tuple[LoadedPlugin, ...] = ()
+    clashes: tuple[Clash, ...] = ()
     problems: tuple[Problem, ...] = ()
     files: tuple[str, ...] = ()  # --plugin files, so that a worker loads the same ones
     _origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
-    _modules: list[tuple[Origin, Any]] = field(default_factory=list)
 
-    def origin(self, spec: MixerSpec | TaskSpec | SuiteSpec) -> Origin:
+    def origin(self, spec: AnySpec) -> Origin:
         """Returns the plugin that registered the spec."""
         return self._origins[(type(spec).__name__, _key(spec))]
 
     def task(self, name: str) -> TaskSpec:
         """Returns the task of that name."""
-        return _named(self.tasks, name, "task", "harness tasks")
+        return self._named(self.tasks, name, "task")
 
     def suite(self, name: str) -> SuiteSpec:
         """Returns the suite (preset) of that name."""
-        return _named(self.suites, name, "preset", "harness suites")
+        return self._named(self.suites, name, "suite")
 
     def implementations(self, name: str) -> list[MixerSpec]:
         """Returns the implementations of one mixer, the preferred first."""
@@ -104,12 +121,10 @@ class Registry:
         choice = parse_mixer(text)
         specs = self.implementations(choice.name)
         if not specs:
-            names = {spec.name for spec in self.mixers.values()}
-            raise InputError(f"unknown mixer {choice.name!r}: {nearest(choice.name, names)} List them: harness mixers")
+            raise self._unknown(choice.name, {spec.name for spec in self.mixers.values()}, "mixer")
         if choice.implementation:
             full = f"{choice.name}/{choice.implementation}"
-            _named(self.mixers, full, "mixer", "harness mixers")
-            specs = [self.mixers[full]]
+            specs = [self._named(self.mixers, full, "mixer")]
         reasons = {spec.full_name: unavailable(spec) for spec in specs}
         for spec in specs:
             if reasons[spec.full_name] is None:
@@ -134,17 +149,31 @@ class Registry:
             options = with_setting(options, key, value, f"{choice.name}.")
         return options
 
+    def _named(self, specs: Mapping[str, Spec], name: str, kind: str) -> Spec:
+        if name not in specs:
+            raise self._unknown(name, specs, kind)
+        return specs[name]
+
+    def _unknown(self, name: str, names: Iterable[str], kind: str) -> InputError:
+        for clash in self.clashes:
+            if clash.kind == kind and any(name in (taken, taken.partition("/")[0]) for taken in clash.names):
+                return InputError(str(clash.problem))
+        what = "preset" if kind == "suite" else kind
+        return InputError(f"unknown {what} {name!r}: {nearest(name, names)} List them: harness {kind}s")
+
     def record_hooks(self, record: Mapping[str, Any]) -> list[str]:
         """Returns one line for each `harness_record` hook that failed; all the others were told of the record."""
         failures = []
-        for origin, module in self._modules:
-            hook = getattr(module, "harness_record", None)
-            if hook is None or not _is_hook(hook):
+        for plugin in self.plugins:
+            if "harness_record" not in plugin.hooks:
                 continue
             try:
-                hook(record=record)
-            except Exception as error:
-                failures.append(f"{origin}: harness_record raised {type(error).__name__}: {error}")
+                with _output_to_stderr():
+                    plugin.hooks["harness_record"](record)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                failures.append(f"{plugin.origin}: harness_record raised {_cause(error, plugin.origin.root)}")
         return failures
 
 
@@ -153,123 +182,131 @@ def unavailable(spec: MixerSpec) -> str | None:
     if spec.unavailable is None:
         return None
     try:
-        return spec.unavailable()
-    except Exception as error:
+        with _output_to_stderr():
+            reason = spec.unavailable()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return f"its availability test raised {type(error).__name__}: {error}"
+    if reason is None or (isinstance(reason, str) and reason):
+        return reason
+    return f"its availability test returned {reason!r}, expected None or the reason"
 
 
 def load_registry(files: Sequence[str] = ()) -> Registry:
     """Returns everything registered by installed distributions and by the plugin files; loading twice is harmless."""
-    registry = Registry(files=tuple(files))
-    problems: list[Problem] = []
-    for origin, load in [*_entry_points(), *(_file(path) for path in files)]:
-        try:
-            module = load()
-            _register(registry, origin, module, problems)
-        except Exception as error:
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
-            problems.append(Problem(str(origin), cause, f"repair it or remove it: {origin.removal}"))
-    registry.problems = tuple(problems)
+    found, problems = find_plugins(files)
+    registry = Registry(files=tuple(files), plugins=tuple(load_plugin(plugin) for plugin in found))
+    problems += [plugin.problem for plugin in registry.plugins if plugin.problem]
+    registry.clashes = tuple(_admit(registry))
+    registry.problems = (*problems, *(clash.problem for clash in registry.clashes))
     return registry
 
 
-def _entry_points() -> list[tuple[Origin, Callable[[], Any]]]:
-    only = os.environ.get(ONLY)
-    wanted = {name.strip() for name in only.split(",")} if only is not None else None
-    found: dict[tuple[str, str], tuple[Origin, Callable[[], Any]]] = {}
-    for point in metadata.entry_points(group=hookspecs.PROJECT):
-        distribution = point.dist.name if point.dist else "unknown"
-        version = point.dist.version if point.dist else "0"
-        if wanted is not None and point.name not in wanted and distribution != CORE:
-            continue
-        # the core is no one plugin: each of its entry points is its own module, the rest is the protocol
-        root = _root(point.module if distribution == CORE else point.module.partition(".")[0])
-        origin = Origin(point.name, distribution, version, point.module, root)
-        found.setdefault((distribution, point.name), (origin, point.load))
-    return [found[key] for key in sorted(found, key=lambda key: (key[0] != CORE, key))]
-
-
-def _root(module: str) -> Path:
-    """Returns the folder or file that holds the module, without importing it."""
+def load_plugin(found: FoundPlugin) -> LoadedPlugin:
+    """Returns the plugin with all its specs, or with none and the one line that says why."""
+    if not found.selected:
+        return LoadedPlugin(found)
+    origin = found.origin
+    fix = f"repair it or remove it: {origin.removal}"
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
-        return Path(module)
-    return Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
+        if (needs := unmet_range(found.requires)) is not None:
+            cause = f"it declares {CORE}{needs}, and this is {CORE} {__version__}"
+            fix = f"pip install --upgrade {origin.distribution}, or pip install '{CORE}{needs}'"
+            return LoadedPlugin(found, problem=Problem(str(origin), cause, fix))
+        with _output_to_stderr():
+            hooks = _hooks(found.load())
+            return LoadedPlugin(found, _specs(hooks), hooks)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may call sys.exit
+        return LoadedPlugin(found, problem=Problem(str(origin), _cause(error, origin.root), fix))
 
 
-def _file(path: str) -> tuple[Origin, Callable[[], Any]]:
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"plugin file {path!r} does not exist; --plugin takes a Python file with hooks in it")
-    name = f"harness_plugin_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
-
-    def load() -> ModuleType:
-        if name in sys.modules:
-            return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise InputError(f"{path!r} is not a Python file: give one that ends in .py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        return module
-
-    return Origin(file.name, file.name, FILE, name, file), load
+def _output_to_stderr() -> contextlib.AbstractContextManager[Any]:
+    return contextlib.redirect_stdout(sys.stderr)  # stdout is for the result; plugins may print
 
 
-def _register(registry: Registry, origin: Origin, module: Any, problems: list[Problem]) -> None:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(module)  # a wrong signature raises here, naming plugin, hook and argument
-    new: list[tuple[dict[str, Any], Any]] = []
-    for hook, kind, into in (
-        ("harness_mixers", MixerSpec, registry.mixers),
-        ("harness_tasks", TaskSpec, registry.tasks),
-        ("harness_suites", SuiteSpec, registry.suites),
-    ):
-        for specs in getattr(manager.hook, hook)():
-            for spec in specs:
-                if not isinstance(spec, kind):
-                    raise SpecError(f"{hook} gave {spec!r}, expected a {kind.__name__}")
-                new.append((into, spec))
-    for into, spec in new:
-        _add(registry, origin, into, spec, problems)
-    registry._modules.append((origin, module))
+def _hooks(module: Any) -> dict[str, Callable[..., Any]]:
+    """Returns the hooks in a module; one that is no hook, lacks its mark or takes no such argument raises."""
+    hooks: dict[str, Callable[..., Any]] = {}
+    for name in dir(module):
+        value = getattr(module, name, None)
+        if not inspect.isroutine(value):
+            continue
+        is_hook = hasattr(value, f"{hookspecs.PROJECT}_impl")
+        own = name.startswith("harness_") and getattr(value, "__module__", None) == getattr(module, "__name__", None)
+        if (is_hook or own) and name not in HOOKS:
+            raise SpecError(f"there is no hook {name!r}: {nearest(name, HOOKS)}")
+        if own and not is_hook:
+            raise SpecError(f"{name} is not marked: write @hookimpl (from harness import hookimpl) above it")
+        if is_hook:
+            _check_signature(name, value)
+            hooks[name] = value
+    if not hooks:
+        raise SpecError(f"no hook in it: write one of {', '.join(HOOKS)} with @hookimpl above it")
+    return hooks
 
 
-def _add(registry: Registry, origin: Origin, into: dict[str, Any], spec: Any, problems: list[Problem]) -> None:
-    key, kind = _key(spec), type(spec).__name__
-    taken = registry._origins.get((kind, key))
-    if taken is None:
-        into[key], registry._origins[(kind, key)] = spec, origin
-        return
-    into.pop(key, None)
-    what = kind.removesuffix("Spec").lower()
-    problems.append(
-        Problem(
-            str(origin),
-            f"{what} {key!r} is also registered by {taken}, so neither is used",
-            f"remove one: {origin.removal}",
-        )
-    )
+def _check_signature(name: str, hook: Callable[..., Any]) -> None:
+    given, taken = (list(inspect.signature(f).parameters) for f in (getattr(hookspecs, name), hook))
+    if given != taken:
+        raise SpecError(f"{name}({', '.join(taken)}) does not fit the hook, which is {name}({', '.join(given)})")
 
 
-def _key(spec: MixerSpec | TaskSpec | SuiteSpec) -> str:
+def _specs(hooks: Mapping[str, Callable[..., Any]]) -> tuple[AnySpec, ...]:
+    """Returns what the plugin's hooks give, all of it or an error."""
+    found: dict[tuple[str, str], AnySpec] = {}
+    for hook, kind in GIVES.items():
+        given = hooks[hook]() if hook in hooks else ()
+        if not isinstance(given, Iterable):
+            raise SpecError(f"{hook} returned {reprlib.repr(given)}, expected an iterable of {kind.__name__}")
+        for spec in given:
+            if type(spec) is not kind:
+                raise SpecError(f"{hook} gave {reprlib.repr(spec)}, expected a {kind.__name__}")
+            if (hook, _key(spec)) in found:
+                raise SpecError(f"{hook} gave {_key(spec)!r} twice")
+            found[hook, _key(spec)] = spec
+    return tuple(found.values())
+
+
+def _cause(error: BaseException, root: Path) -> str:
+    """Returns the error on one line, with the last line of the plugin's own source that it passed."""
+    text = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+    text = " ".join(text.split())
+    place, step = "", error.__traceback__
+    while step is not None:
+        file = Path(step.tb_frame.f_code.co_filename)
+        if file == root or root in file.parents:
+            place = f" ({file.name if file == root else file.relative_to(root.parent)}:{step.tb_lineno})"
+        step = step.tb_next
+    return (text if len(text) <= LINE else f"{text[:LINE]}…") + place
+
+
+def _admit(registry: Registry) -> list[Clash]:
+    """Enters every spec under its name, and returns the names that several plugins claim."""
+    claims: dict[tuple[type, str], list[tuple[Origin, AnySpec]]] = {}
+    for plugin in registry.plugins:
+        for spec in plugin.specs:
+            claims.setdefault((type(spec), _key(spec)), []).append((plugin.origin, spec))
+    into: dict[type, dict[str, Any]] = {
+        MixerSpec: registry.mixers,
+        TaskSpec: registry.tasks,
+        SuiteSpec: registry.suites,
+    }
+    clashes: dict[tuple[type, tuple[Origin, ...]], list[str]] = {}
+    for (kind, key), claimants in claims.items():
+        origin, spec = claimants[0]
+        if len(claimants) > 1:
+            clashes.setdefault((kind, tuple(claimant for claimant, _ in claimants)), []).append(key)
+        if len(claimants) == 1 or origin.distribution == CORE:  # the core comes first; its yardsticks stay
+            into[kind][key] = spec
+            registry._origins[kind.__name__, key] = origin
+    return [
+        Clash(kind.__name__.removesuffix("Spec").lower(), tuple(names), claimants)
+        for (kind, claimants), names in clashes.items()
+    ]
+
+
+def _key(spec: AnySpec) -> str:
     return spec.full_name if isinstance(spec, MixerSpec) else spec.name
-
-
-def _is_hook(function: Any) -> bool:
-    return bool(getattr(function, f"{hookspecs.PROJECT}_impl", None))
-
-
-def _named(specs: Mapping[str, Spec], name: str, what: str, command: str) -> Spec:
-    if name not in specs:
-        raise InputError(f"unknown {what} {name!r}: {nearest(name, specs)} List them: {command}")
-    return specs[name]

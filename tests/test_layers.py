@@ -14,7 +14,7 @@ LAYERS = [
     {"errors"},
     {"config", "pattern"},
     {"spec"},
-    {"hookspecs", "plugins"},
+    {"hookspecs", "discovery", "plugins", "doctor", "scaffold"},
     {"tasks", "baselines", "attention", "model", "suites"},
     {"train", "timing", "check", "record", "store", "verify"},
     {"sweep", "board"},

@@ -19,6 +19,7 @@ COMMANDS = {  # name -> (module, function, help)
     "mixers": ("harness.cli.listing", "mixers", "List the registered mixers and what is unavailable here."),
     "tasks": ("harness.cli.listing", "tasks", "List the tasks and their options."),
     "suites": ("harness.cli.listing", "suites", "List the presets and what each of them runs."),
+    "plugins": ("harness.cli.plugins", "plugins", "List the plugins, find what is wrong with them, start a new one."),
     "data": ("harness.cli.data", "data", "Write a task's data to a file."),
 }
 

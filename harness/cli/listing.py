@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -10,10 +12,13 @@ from tabulate import tabulate
 from harness.config import to_json
 from harness.plugins import Registry, load_registry, unavailable
 
-_plugin = click.option(
+COLUMNS = 100  # of a table that goes into a pipe
+WORD = 24  # characters; a longer one may be broken to fit
+
+plugin_option = click.option(
     "--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file. May be repeated."
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def warn(registry: Registry) -> None:
@@ -22,18 +27,52 @@ def warn(registry: Registry) -> None:
         click.echo(f"warning: {problem}", err=True)
 
 
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints rows as a table that fits the terminal."""
+    shown = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    widths = column_widths(shown, shutil.get_terminal_size((COLUMNS, 24)).columns)
+    table = tabulate(
+        shown,
+        headers="keys",
+        tablefmt="simple",
+        disable_numparse=True,
+        maxcolwidths=widths,
+        maxheadercolwidths=widths,
+    )
+    click.echo(table)
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON; what JSON does not know (an option's default may be anything) as text."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_reasons(reasons: Mapping[str, str]) -> None:
+    """Prints one line for each mixer that cannot run here: they are too long for a table."""
+    for mixer, reason in reasons.items():
+        click.echo(f"unavailable here: {mixer}: {reason}")
+
+
+def column_widths(rows: Sequence[dict[str, str]], total: int) -> list[int]:
+    """Returns how wide each column may be in a table of `total` characters: the widest give way, words stay whole."""
+    columns = [[key, *(row[key] for row in rows)] for key in (rows[0] if rows else ())]
+    widths = [max(map(len, column)) for column in columns]
+    words = [max(min(len(word), WORD) for cell in column for word in cell.split() or [""]) for column in columns]
+    for _ in range(sum(widths) + 2 * (len(widths) - 1) - total):
+        spare = [width - word for width, word in zip(widths, words, strict=True)]
+        if max(spare) > 0:
+            widest = max((width, column) for column, width in enumerate(widths) if spare[column] > 0)
+            widths[widest[1]] -= 1
+    return widths
+
+
 def _options(cls: type | None) -> list[dict[str, Any]]:
     if cls is None:
         return []
-    return [{"name": f.name, "default": f.default} for f in dataclasses.fields(cls)]
-
-
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    shown = [{key: _cell(value) for key, value in row.items()} for row in rows]
-    click.echo(tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=48))
+    return [
+        {"name": f.name, "default": f.default if f.default_factory is dataclasses.MISSING else f.default_factory()}
+        for f in dataclasses.fields(cls)
+    ]
 
 
 def _cell(value: Any) -> str:
@@ -43,12 +82,13 @@ def _cell(value: Any) -> str:
 
 
 @click.command()
-@_plugin
-@_json
+@plugin_option
+@json_option
 def mixers(files: tuple[str, ...], as_json: bool) -> None:
     """List the registered mixers, where they come from, and why one is unavailable here."""
     registry = load_registry(files)
     warn(registry)
+    reasons = {name: unavailable(spec) for name, spec in sorted(registry.mixers.items())}
     rows = [
         {
             "mixer": name,
@@ -56,16 +96,20 @@ def mixers(files: tuple[str, ...], as_json: bool) -> None:
             "source": spec.source,
             "options": _options(spec.options),
             "plugin": f"{registry.origin(spec).distribution} {registry.origin(spec).version}",
-            "unavailable": unavailable(spec),
+            "unavailable": reasons[name],
         }
         for name, spec in sorted(registry.mixers.items())
     ]
-    _show(rows, as_json)
+    if as_json:
+        print_json(rows)
+        return
+    show([{key: value for key, value in row.items() if key != "unavailable"} for row in rows])
+    print_reasons({name: reason for name, reason in reasons.items() if reason is not None})
 
 
 @click.command()
-@_plugin
-@_json
+@plugin_option
+@json_option
 def tasks(files: tuple[str, ...], as_json: bool) -> None:
     """List the tasks, their scores and their options (set with --set TASK.options.NAME=VALUE)."""
     registry = load_registry(files)
@@ -80,21 +124,19 @@ def tasks(files: tuple[str, ...], as_json: bool) -> None:
         }
         for name, spec in sorted(registry.tasks.items())
     ]
-    _show(rows, as_json)
+    print_json(rows) if as_json else show(rows)
 
 
 @click.command()
-@_plugin
-@_json
+@plugin_option
+@json_option
 def suites(files: tuple[str, ...], as_json: bool) -> None:
     """List the presets (chosen with --preset) and what each of them runs."""
     registry = load_registry(files)
     warn(registry)
     found = [registry.suites[name] for name in registry.suites]
     if as_json:
-        click.echo(
-            json.dumps([{**to_json(suite), "runs": [to_json(run) for run in suite.runs]} for suite in found], indent=2)
-        )
+        print_json([{**to_json(suite), "runs": [to_json(run) for run in suite.runs]} for suite in found])
         return
     rows = [
         {
@@ -111,4 +153,4 @@ def suites(files: tuple[str, ...], as_json: bool) -> None:
         for suite in found
         for run in suite.runs
     ]
-    _show(rows, as_json)
+    print_json(rows) if as_json else show(rows)

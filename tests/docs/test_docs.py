@@ -1,5 +1,7 @@
 """Every python block of the documentation runs; every `harness` command it shows exists with those options."""
 
+import dataclasses
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from harness import MixerSpec, hookspecs
 from harness.cli import COMMANDS, harness
 
 ROOT = Path(__file__).parents[2]
@@ -64,10 +67,22 @@ def test_code_blocks_that_name_a_file_equal_that_file():
         assert body == (ROOT / name).read_text(), name
 
 
-def test_every_hook_is_in_the_documentation():
-    from harness import hookspecs
+def hooks():
+    return [name for name in vars(hookspecs) if name.startswith("harness_")]
 
+
+@pytest.mark.parametrize("hook", hooks())
+def test_every_hook_has_a_heading_with_its_signature(hook):
+    signature = re.sub(r"collections\.abc\.|typing\.|'", "", str(inspect.signature(getattr(hookspecs, hook))))
+    assert f"\n### `{hook}{signature}`\n" in (ROOT / "docs/plugins.md").read_text()
+
+
+@pytest.mark.parametrize("hook", hooks())
+def test_every_hook_has_a_test_of_its_own(hook):
+    assert f"\ndef test_{hook}_" in (ROOT / "tests/test_hooks.py").read_text()
+
+
+def test_every_field_of_a_spec_is_in_the_table():
     text = (ROOT / "docs/plugins.md").read_text()
-    for name in vars(hookspecs):
-        if name.startswith("harness_"):
-            assert f"`{name}(" in text
+    missing = [field.name for field in dataclasses.fields(MixerSpec) if f"`{field.name}`" not in text]
+    assert not missing

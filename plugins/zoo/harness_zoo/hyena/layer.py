@@ -45,10 +45,11 @@ class HyenaFilter(nn.Module):
 
     def forward(self, T: int) -> Tensor:
         """Returns the taps [channels * D, T] of lags 0 to T - 1."""
-        z = torch.sin(self.frequency * (self.features[:T] @ self.first + self.first_bias))  # [T, W]
+        features, window = self.features[:T].to(self.first.dtype), self.window[:T].to(self.first.dtype)
+        z = torch.sin(self.frequency * (features @ self.first + self.first_bias))  # [T, W]
         for weight, bias in zip(self.hidden, self.hidden_bias, strict=True):
             z = torch.sin(self.frequency * (z @ weight + bias))
-        return ((z @ self.last) * self.window[:T]).T
+        return ((z @ self.last) * window).T
 
 
 class Hyena(nn.Module):
@@ -112,15 +113,14 @@ def uniform(fan_in: int, *shape: int) -> nn.Parameter:
 
 
 def lag_features(max_len: int, bands: int) -> Tensor:
-    """Returns [max_len, 1 + 2 bands]: t from 0 to 1, and real and imaginary part of e^(-i f 2 pi lag / max_len)."""
+    """Returns float64 [max_len, 1 + 2 bands]: t from 0 to 1, and the parts of e^(-i f 2 pi lag / max_len)."""
     lag = torch.arange(max_len, dtype=torch.float64).unsqueeze(1)
     angles = 2 * math.pi * lag / max_len * torch.linspace(LOWEST_FREQUENCY, bands - 1, bands, dtype=torch.float64)
-    features = torch.cat((lag / max(1, max_len - 1), angles.cos(), -angles.sin()), dim=1)
-    return features.to(torch.get_default_dtype())
+    return torch.cat((lag / max(1, max_len - 1), angles.cos(), -angles.sin()), dim=1)
 
 
 def decay_window(max_len: int, d_model: int) -> Tensor:
-    """Returns [max_len, D]: e^(-rate t), t from 0 to 1, the rates evenly spaced from slow to fast over the channels."""
+    """Returns float64 [max_len, D]: e^(-rate t), t from 0 to 1, the rates evenly spaced from slow to fast."""
     t = torch.arange(max_len, dtype=torch.float64).unsqueeze(1) / max(1, max_len - 1)
     rates = -math.log(FLOOR) * torch.linspace(1 / SLOW, 1 / FAST, d_model, dtype=torch.float64)
-    return torch.exp(-t * rates).to(torch.get_default_dtype())
+    return torch.exp(-t * rates)

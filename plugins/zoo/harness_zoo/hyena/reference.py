@@ -1,4 +1,4 @@
-"""Hyena as the paper writes it (arXiv:2302.10866, definition 3.1 and section 3.3), position by position and lag by lag."""
+"""Hyena as the paper writes it (arXiv:2302.10866, definition 3.1 and section 3.3), by position and by lag."""
 
 import math
 
@@ -29,7 +29,7 @@ class ReferenceHyena(Hyena):
         t, bands = lag / max(1, self.max_len - 1), (f.first.shape[0] - 1) // 2
         waves = torch.linspace(LOWEST_FREQUENCY, bands - 1, bands, dtype=torch.float64)
         encoding = torch.exp(-2j * math.pi * lag / self.max_len * waves)
-        z = torch.cat((torch.tensor([t]), encoding.real, encoding.imag)).to(f.first.dtype)
+        z = torch.cat((waves.new_tensor([t]), encoding.real, encoding.imag)).to(f.first.dtype)
         z = torch.sin(f.frequency * (z @ f.first + f.first_bias))
         for weight, bias in zip(f.hidden, f.hidden_bias, strict=True):
             z = torch.sin(f.frequency * (z @ weight + bias))
