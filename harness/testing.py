@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.check.kit import PROMISES, find
 from harness.check.promise import BROKEN, NOT_APPLICABLE, WAIVED
@@ -34,7 +35,12 @@ def mixer_contract(mixer: str, *, plugin: Path | str | None = None, device: str 
 
     @pytest.mark.parametrize("promise", list(BY_NAME))
     def keeps(promise: str) -> None:
-        finding = find(subject, BY_NAME[promise])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the tensors are small, and tests may run side by side
+        try:
+            finding = find(subject, BY_NAME[promise])
+        finally:
+            torch.set_num_threads(threads)
         if finding.verdict == BROKEN:
             pytest.fail(f"{subject.spec.full_name} breaks {promise}: {finding.detail}", pytrace=False)
         if finding.verdict == WAIVED:
