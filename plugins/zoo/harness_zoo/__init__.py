@@ -6,6 +6,7 @@ from harness import MixerSpec, hookimpl
 from harness_zoo.base_conv.spec import BASE_CONV
 from harness_zoo.h3.spec import H3
 from harness_zoo.hyena.spec import HYENA
+from harness_zoo.kernel_specs import with_kernels
 from harness_zoo.long_conv.spec import LONG_CONV
 from harness_zoo.rwkv4.spec import RWKV4
 from harness_zoo.short_conv.spec import SHORT_CONV
@@ -14,9 +15,6 @@ from harness_zoo.short_conv.spec import SHORT_CONV
 @hookimpl
 def harness_mixers() -> Iterable[MixerSpec]:
     """Yields the mixers of the zoo; each is described in its own folder."""
-    yield SHORT_CONV
-    yield BASE_CONV
-    yield LONG_CONV
-    yield HYENA
-    yield H3
-    yield RWKV4
+    mixers = (SHORT_CONV, BASE_CONV, LONG_CONV, HYENA, H3, RWKV4)
+    yield from mixers
+    yield from map(with_kernels, mixers)
