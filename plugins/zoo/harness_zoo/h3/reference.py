@@ -13,7 +13,7 @@ class ReferenceH3(H3):
         """Returns [B, T, D] from u [B, T, D]."""
         (B, T, D), hd, N = u.shape, self.head_dim, self.shift.shape[1]
         shift_matrix = torch.diag(u.new_ones(N - 1), -1)  # e_1 -> e_2 -> ... -> e_N
-        first = torch.eye(N, dtype=u.dtype)[0]
+        first = torch.eye(N, dtype=u.dtype, device=u.device)[0]
         keys = u.new_zeros(B, D, N)
         ssm = self.initial_state(B, u.device, u.dtype)[1]
         A, input_matrix, C = self.diagonal.discrete()

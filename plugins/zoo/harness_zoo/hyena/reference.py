@@ -27,13 +27,13 @@ class ReferenceHyena(Hyena):
         """Returns the taps [(N - 1) D] of one lag: Window(t) * FFN(PositionalEncoding(t))."""
         f, D = self.filter, self.out_proj.in_features
         t, bands = lag / max(1, self.max_len - 1), (f.first.shape[0] - 1) // 2
-        waves = torch.linspace(LOWEST_FREQUENCY, bands - 1, bands, dtype=torch.float64)
+        waves = torch.linspace(LOWEST_FREQUENCY, bands - 1, bands, dtype=torch.float64, device=f.first.device)
         encoding = torch.exp(-2j * math.pi * lag / self.max_len * waves)
         z = torch.cat((waves.new_tensor([t]), encoding.real, encoding.imag)).to(f.first.dtype)
         z = torch.sin(f.frequency * (z @ f.first + f.first_bias))
         for weight, bias in zip(f.hidden, f.hidden_bias, strict=True):
             z = torch.sin(f.frequency * (z @ weight + bias))
-        rates = torch.linspace(math.log(FLOOR) / SLOW, math.log(FLOOR) / FAST, D, dtype=z.dtype)
+        rates = torch.linspace(math.log(FLOOR) / SLOW, math.log(FLOOR) / FAST, D, dtype=z.dtype, device=z.device)
         return z @ f.last * torch.exp(t * rates).repeat(self.order - 1)
 
 
