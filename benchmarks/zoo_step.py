@@ -51,13 +51,14 @@ def one_process(mixer, size, steps, threads):
     torch.set_num_threads(threads)
     step = make_step(mixer, *size)
     step()
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(steps):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         step()
         seconds.append(time.perf_counter() - started)
+        cpu_seconds.append(time.process_time() - cpu_started)  # of all threads: what other processes cannot stretch
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of the whole process, torch included
-    print(json.dumps({"seconds": seconds, "peak_gb": peak_gb}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": peak_gb}))
 
 
 def measure(mixer, size, steps, threads):
@@ -68,6 +69,7 @@ def measure(mixer, size, steps, threads):
 
 def row(mixer, size, found):
     seconds = [s for process in found for s in process["seconds"]]
+    cpu_seconds = [s for process in found for s in process["cpu_seconds"]]
     ours, peer = statistics.median(seconds), PEER_SECONDS.get(mixer)
     N, D, d_model, B = size
     return {
@@ -76,6 +78,7 @@ def row(mixer, size, found):
         "d": d_model,
         "batch": B,
         "s/step": f"{ours:.3f} [{min(seconds):.3f}–{max(seconds):.3f}]",
+        "CPU s/step": f"{statistics.median(cpu_seconds):.3f}",
         "peak GB": f"{max(process['peak_gb'] for process in found):.2f}",
         "peer s/step, another day": f"{peer[SIZES.index(size)]:.2f}" if peer else "–",
         "times faster": f"{peer[SIZES.index(size)] / ours:.1f}" if peer else "–",

@@ -4,11 +4,9 @@ from made_plugins import BROKEN, GOOD, HEAD, install, install_good
 from harness.doctor import examine
 
 
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    monkeypatch.setenv("HARNESS_PLUGINS", "")  # of what is installed, the core alone
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+@pytest.fixture(autouse=True)
+def core_alone(monkeypatch):
+    monkeypatch.setenv("HARNESS_PLUGINS", "")  # of what is installed
 
 
 def chosen(monkeypatch, *names):
@@ -16,7 +14,7 @@ def chosen(monkeypatch, *names):
     return {one.plugin.origin.plugin: one for one in examine().plugins if one.plugin.state != "skipped"}
 
 
-def test_the_core_is_healthy(site):
+def test_the_core_is_healthy():
     found = examine()
     assert found.problems == ()
     core = [one for one in found.plugins if one.plugin.origin.distribution == "mixer-harness"]
@@ -74,14 +72,14 @@ def test_a_plugin_that_kills_a_fresh_process_is_told(site, monkeypatch):
     assert "9" in problem.cause
 
 
-def test_a_plugin_file_is_examined_like_any_other(site):
-    file = site / "mine.py"
+def test_a_plugin_file_is_examined_like_any_other(tmp_path):
+    file = tmp_path / "mine.py"
     file.write_text("import torch\n" + GOOD.format(name="mine"))
     (problem,) = examine([str(file)]).problems
     assert str(problem).startswith("mine.py: listing it imports torch")
 
 
-def test_a_problem_of_no_plugin_is_told_too(site, monkeypatch):
+def test_a_problem_of_no_plugin_is_told_too(monkeypatch):
     monkeypatch.setenv("HARNESS_PLUGINS", "nobody")
     found = examine()
     assert [problem.plugin for problem in found.others] == ["HARNESS_PLUGINS"]

@@ -38,16 +38,6 @@ def test_the_core_registers_its_own_tasks_and_baseline_and_presets_like_anyone()
     assert registry.origin(registry.task("mqar")).distribution == "mixer-harness"
 
 
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    """A folder of installed distributions at the front of sys.path."""
-    folder = tmp_path / "site"
-    monkeypatch.syspath_prepend(folder)
-    yield folder
-    for module in [name for name, m in sys.modules.items() if str(folder) in str(getattr(m, "__file__", ""))]:
-        del sys.modules[module]
-
-
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_broken_plugin_is_one_line_of_cause_and_the_others_work(site, what):
     source, cause = BROKEN[what]

@@ -78,15 +78,13 @@ class H3(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Returns [B, T, D] from u [B, T, D]."""
-        T = u.shape[1]
         check_input("h3", u, self.out_proj.in_features)
         q, k, v = self.qkv(u).chunk(3, dim=2)
         k = self.shifted(k)
-        taps = self.diagonal.taps(T).repeat(self.head_dim, 1)  # [D, T]
-        y = torch.zeros_like(v)
-        for q_i, k_i in zip(self.rows(q), self.rows(k), strict=True):  # row i of every head's k v^T
-            y = y + self.long_conv(k_i * v, taps, gate=q_i)
-        return self.out_proj(y)
+        taps = self.diagonal.taps(u.shape[1]).repeat(self.head_dim, 1)  # [D, T]
+        rows = zip(self.rows(q), self.rows(k), strict=True)  # row i of every head's k v^T
+        y = [self.long_conv(k_i * v, taps, gate=q_i) for q_i, k_i in rows]
+        return self.out_proj(sum(y[1:], start=y[0]))
 
     def shifted(self, k: Tensor) -> Tensor:
         """Returns the keys [B, T, D] after the shift SSM: a filter of d_state free taps."""
