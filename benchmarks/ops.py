@@ -246,6 +246,15 @@ def shown(row, ceiling):
     }
 
 
+def table(rows):
+    """Returns a Markdown table; without a library, for GPU machines that have torch and little else."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([str(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
+    return "\n".join([lines[0], "|-" + "-|-".join("-" * width for width in widths) + "-|", *lines[1:]])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write every sample there")
@@ -255,7 +264,6 @@ def main():
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     import torch
-    from tabulate import tabulate
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     args.samples = args.samples or (40 if device == "cuda" else 3)
@@ -273,7 +281,7 @@ def main():
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"device": name, "torch": torch.__version__, "ceilings": ceiling, "rows": rows}, file)
-    print(tabulate([shown(row, ceiling) for row in rows], headers="keys", tablefmt="github", disable_numparse=True))
+    print(table([shown(row, ceiling) for row in rows]))
     rates = ", ".join(f"{dtype} {ceiling[dtype] / 1e12:,.3g} T/s" for dtype in DTYPES if dtype in ceiling)
     print(f"\n{name}; copy {ceiling['bytes_per_s'] / 1e9:,.0f} GB/s read and written; products {rates}")
     print("median [quartiles] of n calls; short_conv: 4 taps, bias, SiLU, gate; long_conv: bias, gate")

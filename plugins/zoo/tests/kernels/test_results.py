@@ -3,9 +3,9 @@
 import pytest
 from kernel_process import has_cuda, run_cases
 
-OPS = ["short_conv", "long_conv", "wkv"]
+CASES = ["short_conv", "long_conv", "wkv", "mixers"]
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", CASES)
 def test_the_kernel_and_its_gradients_equal_the_definition(op: str) -> None:
     run_cases(f"{op}_cases.py", interpret=not has_cuda())
