@@ -64,7 +64,9 @@ def one_process(mixer, size, steps, threads):
 def measure(mixer, size, steps, threads):
     command = [sys.executable, __file__, "--one", mixer, "--steps", str(steps), "--threads", str(threads)]
     out = subprocess.run([*command, "--size", *map(str, size)], capture_output=True, text=True, check=True)
-    return json.loads(out.stdout)
+    found = json.loads(out.stdout)
+    print(f"{mixer} {size}: {statistics.median(found['seconds']):.3f} s", file=sys.stderr, flush=True)
+    return found
 
 
 def row(mixer, size, found):

@@ -12,7 +12,7 @@ from harness_zoo.ops.long_conv import add_skip, long_conv, newest_output
 from harness_zoo.ops.short_conv import short_conv
 
 SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1  # the steps of the diagonal SSMs are drawn between these, evenly in log
-FEW_LAGS = 16  # up to this many the shift filter is a short convolution, beyond it a long one
+FEW_LAGS = 8  # up to this many the shift filter is a short convolution, beyond it a long one
 H3State = tuple[Tensor, Tensor]  # the last keys [B, N - 1, D], and the diagonal SSMs' states [B, hd, hd, H, N / 2]
 
 
