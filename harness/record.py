@@ -13,7 +13,7 @@ from harness.spec import Measure
 SCHEMA = 1
 KINDS = ("train", "test", "time")  # the kinds that belong to a task
 CHECK = "check"  # the kind that belongs to a mixer alone
-CONTRACT = "contract"  # what stands in place of task and suite in a check record
+CONTRACT, CONTRACT_KEY = "contract", ""  # what stands in place of task, suite and suite_key in a check record
 
 
 @dataclass(frozen=True, kw_only=True)

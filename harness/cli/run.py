@@ -12,7 +12,7 @@ from tabulate import tabulate
 from harness.cli.listing import warn
 from harness.errors import InputError
 from harness.plugins import Registry, load_registry
-from harness.record import CHECK
+from harness.record import CHECK, CONTRACT_KEY
 
 if TYPE_CHECKING:
     from harness.sweep.command import Sweep
@@ -149,7 +149,8 @@ def _print_result(sweep: "Sweep", as_json: bool) -> int:
     from harness.board.render import render
     from harness.board.table import leaderboard
 
-    comparable = tuple(s for s in sweep.store.records() if s.record.suite_key == sweep.plan.suite_key)
+    wanted = (sweep.plan.suite_key, CONTRACT_KEY)
+    comparable = tuple(s for s in sweep.store.records() if s.record.suite_key in wanted)
     tables = leaderboard(Gathered(comparable), sweep.registry)
     if not as_json:
         click.echo(render(tables, "plain"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.check.kit import chosen
 from harness.config import LimitsConfig
 from harness.plugins import Registry
-from harness.record import CONTRACT
+from harness.record import CONTRACT, CONTRACT_KEY
 from harness.store import Store, StoredRecord
 from harness.sweep.command import show_while
 from harness.sweep.local import LocalExecutor, slots
@@ -44,7 +44,7 @@ def run_checks(request: CheckRequest, registry: Registry) -> Checked:
     for trial in trials:
         found = store.find(trial.key)
         state[trial.key] = NEW if request.again or found is None or found.record.status == FAILED else OK
-    plan = Plan(CONTRACT, "", device, tuple(trials), state, missing)
+    plan = Plan(CONTRACT, CONTRACT_KEY, device, tuple(trials), state, missing)
     if plan.todo:
         if request.again:
             for trial in plan.todo:

@@ -11,7 +11,7 @@ from harness.config import LimitsConfig, RunConfig, to_json
 from harness.errors import HarnessError, InputError
 from harness.pattern import MixerChoice, parse_layers, parse_mixer
 from harness.plugins import Registry, unavailable
-from harness.record import CHECK, CONTRACT, digest
+from harness.record import CHECK, CONTRACT, CONTRACT_KEY, digest
 from harness.spec import MixerSpec, SuiteSpec
 from harness.store import Store, StoredRecord
 from harness.sweep.identity import code_sha256
@@ -212,7 +212,7 @@ def check_trial(
         code=code,
         task=CONTRACT,
         suite=CONTRACT,
-        suite_key="",
+        suite_key=CONTRACT_KEY,
         config=to_json(RunConfig(task=CONTRACT, limits=limits)),
         promises=promises,
         seconds=CHECK_S,
