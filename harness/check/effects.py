@@ -19,9 +19,10 @@ from harness.plugins import FILE, ONLY
 LISTING_S = 60
 LISTING = """
 import sys
+from harness.doctor import HEAVY
 from harness.plugins import load_registry
 registry = load_registry(sys.argv[1:])
-print(";".join(m for m in ("torch", "triton", "xformers", "jax") if m in sys.modules))
+print(";".join(m for m in HEAVY if m in sys.modules))
 """
 
 
