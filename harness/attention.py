@@ -47,7 +47,7 @@ class AttentionHeads(nn.Module):
         q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in parts)
         if self.rotary:
             cos, sin = rotary_tables(start, T, self.head_dim, x)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            q, k = (rotate(part, cos, sin).to(v.dtype) for part in (q, k))  # under autocast x is wider than they are
         return q, k, v
 
     def merge(self, y: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from harness_zoo.hyena.spec import HYENA
 from harness_zoo.kernel_specs import with_kernels
 from harness_zoo.long_conv.spec import LONG_CONV
 from harness_zoo.rwkv4.spec import RWKV4
+from harness_zoo.selective_attention.spec import SELECTIVE_ATTENTION, SELECTIVE_ATTENTION_PUBLISHED
 from harness_zoo.short_conv.spec import SHORT_CONV
+from harness_zoo.sliding_window.spec import SLIDING_WINDOW
 
 
 @hookimpl
@@ -18,3 +20,4 @@ def harness_mixers() -> Iterable[MixerSpec]:
     mixers = (SHORT_CONV, BASE_CONV, LONG_CONV, HYENA, H3, RWKV4)
     yield from mixers
     yield from map(with_kernels, mixers)
+    yield from (SLIDING_WINDOW, SELECTIVE_ATTENTION, SELECTIVE_ATTENTION_PUBLISHED)
