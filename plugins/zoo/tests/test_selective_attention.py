@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from harness_zoo.selective_attention.selection import Programmatic, Random, budget, leads, root
+from harness_zoo.selective_attention.selection import Programmatic, Random, budget, leads, logistic_noise, root
 from harness_zoo.selective_attention.spec import (
     SELECTIONS,
     SELECTIVE_ATTENTION,
@@ -33,7 +33,7 @@ def config(selection: str = "learned", k: int | None = None, layer: int = 0, see
 
 def build(selection: str = "learned", k: int | None = None) -> torch.nn.Module:
     torch.manual_seed(0)
-    return SELECTIVE_ATTENTION.build(config(selection, k))
+    return SELECTIVE_ATTENTION.build(config(selection, k)).eval()
 
 
 def inputs(T: int, B: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,6 +168,22 @@ def test_a_selection_without_gates_has_no_sparsity_loss(selection: str) -> None:
     module = build(selection).train()
     module(*inputs(20))
     assert module.auxiliary_loss() == 0
+
+
+def test_training_ranks_with_noise_and_evaluation_without() -> None:
+    torch.manual_seed(1)
+    module, (x, tokens) = build(), inputs(100)
+    first, again = (module.train().selection(x, tokens)[0] for _ in range(2))
+    assert not torch.equal(first, again)
+    first, again = (module.eval().selection(x, tokens)[0] for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_the_noise_opens_a_gate_as_often_as_the_gate_says() -> None:
+    torch.manual_seed(0)
+    scores = torch.linspace(-3, 3, 7).expand(20_000, 7)
+    opened = (scores + logistic_noise(scores) > 0).double().mean(0)
+    assert (opened - scores[0].sigmoid()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
 
 
 def test_the_published_selection_depends_on_later_positions_and_says_so() -> None:

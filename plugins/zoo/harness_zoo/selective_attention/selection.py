@@ -90,6 +90,7 @@ class Learned(Everything):
     """A position whose gate sigmoid(u w) is among the k largest so far; the output is scaled by the gate.
 
     A running budget closes after `budget(k, max_len)` positions, so that even gates that rise for ever select no more.
+    In training the scores u w are ranked with noise: without it what is not selected never learns that it should be.
     """
 
     def __init__(self, d_model: int, k: int, max_len: int) -> None:
@@ -102,7 +103,7 @@ class Learned(Everything):
     def forward(self, x: Tensor, tokens: Tensor) -> Chosen:
         """Returns (chosen, gates), [B, T] each."""
         scores, gates = self.gates(x, self.k)
-        chosen = leads(scores, self.k)
+        chosen = leads(scores + logistic_noise(scores) if self.training else scores, self.k)
         return chosen & (chosen.cumsum(dim=1) <= self.budget), gates
 
     def gates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -162,6 +163,13 @@ def leads(scores: Tensor, k: int) -> Tensor:
         found.append(ahead < k)
         best = torch.cat((best, block), dim=1).topk(k, dim=1).values
     return torch.cat(found, dim=1)
+
+
+def logistic_noise(like: Tensor) -> Tensor:
+    """Returns draws n with P(n < s) = sigmoid(s): a score with noise is positive as often as its gate is open."""
+    tiny = torch.finfo(like.dtype).tiny
+    draws = torch.rand_like(like).clamp(min=tiny)
+    return draws.log() - torch.log1p(-draws)
 
 
 def budget(k: int, max_len: int) -> int:
