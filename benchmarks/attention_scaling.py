@@ -1,4 +1,5 @@
-"""How the time of attention layers grows with T: milliseconds and the exponent fitted to them, with its error.
+"""How the time of attention layers grows with T: milliseconds, the exponent fitted to them with its error, and the
+exponent of the last doubling alone, where what does not depend on T counts least.
 
 One layer, one sequence, one thread, float32; processor time, so that other processes stretch it little. Layers take
 turns within each length, and the figures are medians over the rounds. Ids are uniform out of 8 T, so 6 % repeat.
@@ -82,7 +83,7 @@ def exponent(lengths, values):
     x, y = np.log(lengths), np.log(values)
     slope, start = np.polyfit(x, y, 1)
     left = y - slope * x - start
-    return slope, np.sqrt((left @ left) / (len(x) - 2) / ((x - x.mean()) ** 2).sum())
+    return slope, np.sqrt((left @ left) / max(1, len(x) - 2) / ((x - x.mean()) ** 2).sum())
 
 
 def main():
@@ -96,12 +97,13 @@ def main():
     medians = measure(given.mixer or MIXERS, given.lengths, given.rounds, given.device)
     width = max(len(name) for name, _ in medians)
     for what in ("forward", "forward and backward"):
-        print(f"{what + ', ms':{width}} " + " ".join(f"{T:>8}" for T in given.lengths) + "  exponent of T")
+        print(f"{what + ', ms':{width}} " + " ".join(f"{T:>8}" for T in given.lengths) + "  exponent of T, at the end")
         for (name, of), values in medians.items():
             if of == what:
                 slope, error = exponent(given.lengths, values)
                 cells = " ".join(f"{1e3 * value:8.2f}" for value in values)
-                print(f"{name:{width}} {cells}  {slope:.2f} ± {error:.2f}")
+                last = exponent(given.lengths[-2:], values[-2:])[0]
+                print(f"{name:{width}} {cells}  {slope:.2f} ± {error:.2f}    {last:.2f}")
         print()
 
 
