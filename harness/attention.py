@@ -1,98 +1,155 @@
-"""Causal multi-head softmax attention: the fast layer, and the same layer one position at a time."""
+"""Multi-head softmax attention: what its mixers share, the fast layer, and the same layer one position at a time."""
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.baselines import AttentionOptions
 from harness.errors import InputError
 
 ROTARY_BASE = 10_000.0
-KVCache = tuple[Tensor, Tensor]  # keys and values so far, [B, H, t, D / H] each
+Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
+KVCache = tuple[Tensor, Tensor, int]  # keys and values kept, [B, Hkv, S, D / H] each, and how many tokens were seen
 
 
-class SelfAttention(nn.Module):
-    """Attention through torch's scaled_dot_product_attention, which picks the kernel for the device."""
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Returns [B, H, T, hd] from q of the last T of S positions and k, v [B, Hkv, S, hd]; T is S or 1."""
+    T, shared = q.shape[2], q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=shared)
+
+
+class AttentionHeads(nn.Module):
+    """The projections around attention: queries, keys and values of each head with their positions, and back."""
 
     positions: nn.Parameter | None
 
-    def __init__(self, d_model: int, heads: int, positions: str, max_len: int) -> None:
+    def __init__(self, d_model: int, max_len: int, options: AttentionOptions) -> None:
         super().__init__()
-        self.heads, self.rotary, self.max_len = heads, positions == "rotary", max_len
-        self.qkv = nn.Linear(d_model, 3 * d_model)
+        H, hd, Hkv = options.heads, d_model // options.heads, options.kv_heads or options.heads
+        self.head_dim, self.kv_heads, self.max_len = hd, Hkv, max_len
+        self.rotary = options.positions == "rotary"
+        self.qkv = nn.Linear(d_model, (H + 2 * Hkv) * hd)
         self.out_proj = nn.Linear(d_model, d_model)
-        learned = nn.Parameter(0.02 * torch.randn(max_len, d_model)) if positions == "learned" else None
+        learned = nn.Parameter(0.02 * torch.randn(max_len, d_model)) if options.positions == "learned" else None
         self.register_parameter("positions", learned)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns [B, T, D] from x [B, T, D]."""
-        q, k, v = self.project(x, 0)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [B, H, T, D / H]
-        return self.merge(y)
-
-    def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> KVCache:
-        """Returns an empty cache of keys and values."""
-        empty = torch.empty(B, self.heads, 0, self.out_proj.in_features // self.heads, device=device, dtype=dtype)
-        return empty, empty.clone()
-
-    def step(self, x_t: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
-        """Returns ([B, D], the cache grown by one position) from x_t [B, D]."""
-        past_k, past_v = state
-        q, k, v = self.project(x_t.unsqueeze(1), past_k.shape[2])
-        k, v = torch.cat((past_k, k), dim=2), torch.cat((past_v, v), dim=2)
-        y = F.scaled_dot_product_attention(q, k, v)  # the newest position sees everything
-        return self.merge(y).squeeze(1), (k, v)
-
-    def project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns q, k, v [B, H, T, D / H] of x [B, T, D], whose first row is at position `start`."""
+    def forward(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q [B, H, T, hd] and k, v [B, Hkv, T, hd] of x [B, T, D], whose first row is at position `start`."""
         B, T, D = x.shape
         if self.positions is not None:
-            self._check_length(start + T)
+            self.check_length(start + T)
             x = x + self.positions[start : start + T]
-        # Strided views of the three thirds: faster than one contiguous copy, forward and backward.
-        q, k, v = (part.view(B, T, self.heads, -1).transpose(1, 2) for part in self.qkv(x).split(D, dim=2))
+        # Strided views of the three parts: faster than one contiguous copy, forward and backward.
+        parts = self.qkv(x).split((D, *[self.kv_heads * self.head_dim] * 2), dim=2)
+        q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in parts)
         if self.rotary:
-            cos, sin = rotary_tables(start, T, D // self.heads, x)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            cos, sin = rotary_tables(start, T, self.head_dim, x)
+            q, k = (rotate(part, cos, sin).to(v.dtype) for part in (q, k))  # under autocast x is wider than they are
         return q, k, v
 
     def merge(self, y: Tensor) -> Tensor:
-        """Returns the projected output [B, T, D] from the heads [B, H, T, D / H]."""
+        """Returns the projected output [B, T, D] from the heads [B, H, T, hd]."""
         return self.out_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def _check_length(self, T: int) -> None:
-        if self.max_len < T:
+    def empty_cache(self, B: int, device: torch.device | str, dtype: torch.dtype) -> KVCache:
+        """Returns a cache of no keys and values."""
+        empty = torch.empty(B, self.kv_heads, 0, self.head_dim, device=device, dtype=dtype)
+        return empty, empty.clone(), 0
+
+    def check_length(self, T: int) -> None:
+        """Raises InputError where learned positions end before T."""
+        if self.positions is not None and self.max_len < T:
             raise InputError(
                 f"attention with learned positions got T = {T} tokens but was built for max_len = {self.max_len}; "
                 "shorten the sequence, or choose positions=rotary or positions=none"
             )
 
 
+class SelfAttention(nn.Module):
+    """Attention through an operator, by default torch's scaled_dot_product_attention.
+
+    The operator gets q of the last T of S positions and k, v of all S, where T is S or 1. With a `window` it is given
+    no more than that many keys in a step, and no more are kept.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        options: AttentionOptions,
+        attend: Operator = causal,
+        window: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.attend, self.window = attend, window
+        self.heads = AttentionHeads(d_model, max_len, options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns [B, T, D] from x [B, T, D]."""
+        return self.heads.merge(self.attend(*self.heads(x)))
+
+    @property
+    def operator(self) -> str | None:
+        """Returns the name of the kernel that ran last, where the operator tells it."""
+        return getattr(self.attend, "operator", None)
+
+    def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> KVCache:
+        """Returns an empty cache of keys and values."""
+        return self.heads.empty_cache(B, device, dtype)
+
+    def step(self, x_t: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
+        """Returns ([B, D], the cache with this position) from x_t [B, D]."""
+        past_k, past_v, t = state
+        q, k, v = self.heads(x_t.unsqueeze(1), t)
+        drop = 0 if self.window is None else max(0, past_k.shape[2] + 1 - self.window)
+        k, v = torch.cat((past_k[:, :, drop:], k), dim=2), torch.cat((past_v[:, :, drop:], v), dim=2)
+        return self.heads.merge(self.attend(q, k, v)).squeeze(1), (k, v, t + 1)
+
+
 class ReferenceAttention(SelfAttention):
-    """The definition, position by position: softmax(q_t K^T / sqrt(D / H)) V over the keys up to t."""
+    """The definition, position by position: softmax(q_t K^T / sqrt(D / H)) V over the keys that t sees.
+
+    `sees(t)` are their positions, all up to t unless said. Its steps are those of the fast layer.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int,
+        options: AttentionOptions,
+        sees: Callable[[int], Iterable[int]] | None = None,
+        window: int | None = None,
+    ) -> None:
+        super().__init__(d_model, max_len, options, window=window)
+        self.sees = sees or (lambda t: range(t + 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns [B, T, D] from x [B, T, D]."""
         B, T, D = x.shape
-        hd = D // self.heads
-        if self.positions is not None:
-            self._check_length(T)
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
+        self.heads.check_length(T)
+        q, k, v = (torch.stack(parts) for parts in zip(*(self._project(x[:, t], t) for t in range(T)), strict=True))
         outputs = []
         for t in range(T):
-            x_t = x[:, t] if self.positions is None else x[:, t] + self.positions[t]
-            q, k, v = self.qkv(x_t).view(B, 3, self.heads, hd).unbind(1)  # [B, H, hd] each
-            if self.rotary:
-                q, k = turn(q, t), turn(k, t)
-            keys.append(k)
-            values.append(v)
-            scores = torch.stack([(q * key).sum(-1) for key in keys]) / math.sqrt(hd)  # [t + 1, B, H]
+            seen = list(self.sees(t))  # S positions
+            scores = (q[t] * k[seen]).sum(-1) / math.sqrt(q.shape[-1])  # [S, B, H]
             weights = scores.exp() / scores.exp().sum(0)
-            y_t = sum(w.unsqueeze(-1) * value for w, value in zip(weights, values, strict=True))
-            outputs.append(self.out_proj(torch.as_tensor(y_t).reshape(B, D)))
+            y_t = (weights.unsqueeze(-1) * v[seen]).sum(0)  # [B, H, hd]
+            outputs.append(self.heads.out_proj(y_t.reshape(B, D)))
         return torch.stack(outputs, dim=1)
+
+    def _project(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q, k and v [B, H, hd] of x_t [B, D]; heads of one group are given equal keys and values."""
+        heads, (B, D) = self.heads, x_t.shape
+        if heads.positions is not None:
+            x_t = x_t + heads.positions[t]
+        parts = heads.qkv(x_t).view(B, -1, heads.head_dim)  # [B, H + 2 Hkv, hd]
+        H, Hkv = D // heads.head_dim, heads.kv_heads
+        group = torch.arange(H, device=x_t.device) // (H // Hkv)
+        q, k, v = parts[:, :H], parts[:, H + group], parts[:, H + Hkv + group]
+        return (turn(q, t), turn(k, t), v) if heads.rotary else (q, k, v)
 
 
 def rotary_tables(start: int, T: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,45 +17,67 @@ class AttentionOptions:
     """The options of `attention`."""
 
     heads: int = 1
+    kv_heads: int | None = None  # heads of keys and values, each shared by a group of queries' heads; none: as many
     positions: str = "none"  # or "learned" (added to the input), or "rotary" (turns queries and keys)
 
 
-def check_options(config: MixerConfig) -> AttentionOptions:
-    """Returns the options of the config, or raises InputError where they do not fit it."""
-    options: AttentionOptions = config.options or AttentionOptions()
-    D = config.d_model
-    if options.heads < 1 or D % options.heads:
-        divisors = ", ".join(str(n) for n in range(1, D + 1) if D % n == 0)
-        raise InputError(f"attention: heads = {options.heads} does not divide d_model = {D}; choose one of {divisors}")
-    if options.positions not in POSITIONS:
-        raise InputError(f"attention: positions = {options.positions!r}; choose one of {', '.join(POSITIONS)}")
-    if options.positions == "rotary" and (D // options.heads) % 2:
+def check_attention(mixer: str, d_model: int, options: AttentionOptions) -> AttentionOptions:
+    """Returns the options, or raises InputError, in the name of the mixer, where they do not fit the width."""
+    heads, kv_heads = options.heads, options.kv_heads
+    if heads < 1 or d_model % heads:
         raise InputError(
-            f"attention: rotary positions need an even head width, but d_model / heads = {D} / {options.heads} = "
-            f"{D // options.heads}; choose another number of heads"
+            f"{mixer}: heads = {heads} does not divide d_model = {d_model}; choose one of {_divisors(d_model)}"
+        )
+    if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
+        raise InputError(f"{mixer}: kv_heads = {kv_heads} does not divide heads = {heads}; choose {_divisors(heads)}")
+    if options.positions not in POSITIONS:
+        raise InputError(f"{mixer}: positions = {options.positions!r}; choose one of {', '.join(POSITIONS)}")
+    if options.positions == "rotary" and (d_model // heads) % 2:
+        raise InputError(
+            f"{mixer}: rotary positions need an even head width, but d_model / heads = {d_model} / {heads} = "
+            f"{d_model // heads}; choose another number of heads"
         )
     return options
+
+
+def attention_bytes(d_model: int, options: AttentionOptions, tokens: int) -> int:
+    """Returns the bytes of the float32 keys and values of that many tokens of one sequence."""
+    kept = d_model // options.heads * (options.kv_heads or options.heads)
+    return 2 * tokens * kept * FLOAT_BYTES
 
 
 def build(config: MixerConfig) -> Any:
     """Returns the fast layer."""
     from harness.attention import SelfAttention
 
-    options = check_options(config)
-    return SelfAttention(config.d_model, options.heads, options.positions, config.max_len)
+    return SelfAttention(config.d_model, config.max_len, _options(config))
 
 
 def reference(config: MixerConfig) -> Any:
     """Returns the same layer one position at a time."""
     from harness.attention import ReferenceAttention
 
-    options = check_options(config)
-    return ReferenceAttention(config.d_model, options.heads, options.positions, config.max_len)
+    return ReferenceAttention(config.d_model, config.max_len, _options(config))
 
 
 def state_bytes(config: MixerConfig, T: int) -> int:
     """Returns the bytes of the float32 key-value cache of one sequence after T tokens."""
-    return 2 * T * config.d_model * FLOAT_BYTES
+    return attention_bytes(config.d_model, _options(config), T)
+
+
+def flops(config: MixerConfig, T: int) -> int:
+    """Returns the operations of one forward pass over T tokens: the projections, and T (T + 1) / 2 pairs."""
+    D, options = config.d_model, _options(config)
+    kept = D // options.heads * (options.kv_heads or options.heads)
+    return 4 * T * D * (D + kept) + 2 * T * (T + 1) * D
+
+
+def _options(config: MixerConfig) -> AttentionOptions:
+    return check_attention("attention", config.d_model, config.options or AttentionOptions())
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
 @hookimpl
@@ -72,4 +94,5 @@ def harness_mixers() -> Iterable[MixerSpec]:
         # Relative to the largest output: float32 sums of up to T terms; bfloat16 keeps 8 bits, rounded at each stage.
         max_error={"float32": 1e-5, "bfloat16": 3e-2},
         state_bytes=state_bytes,
+        flops=flops,
     )

@@ -54,9 +54,10 @@ class Block(nn.Module):
             )
         return self._channel(x + y)
 
-    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Returns ([B, D], state) from x_t [B, D] and the state of this layer."""
-        y_t, state = self.mixer.step(self.norm(x_t), state)  # type: ignore[operator]
+    def step(self, x_t: Tensor, state: Any, tokens_t: Tensor) -> tuple[Tensor, Any]:
+        """Returns ([B, D], state) from x_t [B, D], the state of this layer and tokens_t [B]."""
+        tokens = (tokens_t,) if self.needs_tokens else ()
+        y_t, state = self.mixer.step(self.norm(x_t), state, *tokens)  # type: ignore[operator]
         return self._channel(x_t + y_t), state
 
     def _channel(self, x: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class LanguageModel(nn.Module):
         x_t = self.embedding(tokens_t)  # [B, D]
         new = []
         for block, layer_state in zip(self.layers, state, strict=True):
-            x_t, layer_state = block.step(x_t, layer_state)  # type: ignore[operator]
+            x_t, layer_state = block.step(x_t, layer_state, tokens_t)  # type: ignore[operator]
             new.append(layer_state)
         return self.logits(self.norm(x_t)), new
 

@@ -1,6 +1,7 @@
-"""The presets: what `--preset smoke|quick|paper` runs, as data. The same protocol for every mixer."""
+"""The presets: what `--preset smoke`, `quick`, `paper` and others run, as data. The same protocol for every mixer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.config import ModelConfig, RunConfig, TimingConfig, TrainingConfig
 from harness.hookspecs import hookimpl
@@ -150,11 +151,36 @@ def _paper(N: int, D: int, batch_size: int) -> SuiteSpec:
     )
 
 
+def _hybrid(name: str, summary: str, layers: str) -> SuiteSpec:
+    """A layout of the literature at the depth a CPU trains, with the tasks and the protocol of quick."""
+    runs = tuple(replace(run, model=replace(run.model, layers=layers)) for run in _quick().runs)
+    return SuiteSpec(name=name, summary=summary, runs=runs)
+
+
+def _hybrids() -> Iterator[SuiteSpec]:
+    yield _hybrid(
+        "hybrid",
+        "one layer of the mixer among three of BaseConv (published: 3 of 48, arXiv:2312.04927)",
+        "base_conv(kernel=published)*4,at=3:MIXER",
+    )
+    yield _hybrid(
+        "based",
+        "the layout of Based (arXiv:2402.18668), with the mixer in place of its linear attention",
+        "short_conv*5,at=2:MIXER,at=3:sliding_window(window=16)",
+    )
+    yield _hybrid(
+        "jamba",
+        "seven layers of the mixer to one of attention, the ratio of Jamba (arXiv:2403.19887)",
+        "MIXER*8,at=5:attention",
+    )
+
+
 @hookimpl
 def harness_suites() -> Iterator[SuiteSpec]:
-    """Yields the presets: smoke, quick, gpu, and one paper preset a length."""
+    """Yields the presets: smoke, quick, gpu, the hybrids, and one paper preset a length."""
     yield _smoke()
     yield _quick()
     yield _gpu()
+    yield from _hybrids()
     for N, D, batch_size in ((64, 4, 512), (128, 8, 512), (256, 16, 256), (512, 64, 128)):
         yield _paper(N, D, batch_size)

@@ -9,17 +9,22 @@ import torch
 
 from harness import InputError, MixerConfig
 from harness.baselines import POSITIONS, AttentionOptions, build, harness_mixers, reference, state_bytes
+from harness.testing import mixer_contract
+from harness.timing.memory import held_bytes
 
 D, MAX_LEN = 12, 160
 
-
-def config(positions: str = "none", heads: int = 2) -> MixerConfig:
-    return MixerConfig(d_model=D, max_len=MAX_LEN, options=AttentionOptions(heads=heads, positions=positions))
+test_grouped_queries_keep_the_contract = mixer_contract("attention/torch(heads=4,kv_heads=2,positions=rotary)")
 
 
-def layer(positions: str = "none", heads: int = 2) -> torch.nn.Module:
+def config(positions: str = "none", heads: int = 2, kv_heads: int | None = None) -> MixerConfig:
+    options = AttentionOptions(heads=heads, kv_heads=kv_heads, positions=positions)
+    return MixerConfig(d_model=D, max_len=MAX_LEN, options=options)
+
+
+def layer(positions: str = "none", heads: int = 2, kv_heads: int | None = None) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build(config(positions, heads))
+    return build(config(positions, heads, kv_heads))
 
 
 def results(module: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -33,10 +38,11 @@ def results(module: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("T", [1, 63, 129])
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_the_layer_and_its_gradients_equal_the_definition(T: int, positions: str) -> None:
-    fast, x = layer(positions), torch.randn(2, T, D)
-    exact = reference(config(positions)).double()
+@pytest.mark.parametrize(("positions", "kv_heads"), [*((name, None) for name in POSITIONS), ("rotary", 2)])
+def test_the_layer_and_its_gradients_equal_the_definition(T: int, positions: str, kv_heads: int | None) -> None:
+    heads = 2 if kv_heads is None else 3 * kv_heads
+    fast, x = layer(positions, heads, kv_heads), torch.randn(2, T, D)
+    exact = reference(config(positions, heads, kv_heads)).double()
     exact.load_state_dict({name: value.double() for name, value in fast.state_dict().items()})
     expected = results(exact, x.double())
     for got, wanted in zip(results(fast, x), expected, strict=True):
@@ -71,9 +77,10 @@ def test_no_gradient_flows_back_from_the_past_to_the_future(positions: str) -> N
     assert x.grad[:, 11:].abs().max() == 0 < x.grad[:, :11].abs().min()
 
 
+@pytest.mark.parametrize("kv_heads", [None, 1])
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_stepping_token_by_token_gives_what_the_whole_sequence_gives(positions: str) -> None:
-    module, x = layer(positions), torch.randn(2, 33, D)
+def test_stepping_token_by_token_gives_what_the_whole_sequence_gives(positions: str, kv_heads: int | None) -> None:
+    module, x = layer(positions, kv_heads=kv_heads), torch.randn(2, 33, D)
     state, outputs = module.initial_state(2, x.device, x.dtype), []
     for x_t in x.unbind(1):
         y_t, state = module.step(x_t, state)
@@ -82,12 +89,38 @@ def test_stepping_token_by_token_gives_what_the_whole_sequence_gives(positions: 
 
 
 @pytest.mark.parametrize("T", [1, 17])
-def test_the_measured_state_has_the_declared_size(T: int) -> None:
-    module = layer()
+@pytest.mark.parametrize("kv_heads", [None, 1])
+def test_the_measured_state_has_the_declared_size(T: int, kv_heads: int | None) -> None:
+    module = layer(kv_heads=kv_heads)
     state = module.initial_state(1, "cpu", torch.float32)
     for _ in range(T):
         _, state = module.step(torch.randn(1, D), state)
-    assert sum(part.untyped_storage().nbytes() for part in state) == state_bytes(config(), T)
+    assert held_bytes(state) == state_bytes(config(kv_heads=kv_heads), T)
+    assert held_bytes(state) == 4 * T * 2 * D // (1 if kv_heads is None else 2)
+
+
+def test_as_many_key_value_heads_as_heads_is_multi_head_attention() -> None:
+    plain, grouped = layer(heads=4), layer(heads=4, kv_heads=4)
+    grouped.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 9, D)
+    assert torch.equal(plain(x), grouped(x))
+
+
+def test_heads_of_one_group_read_the_same_keys_and_values() -> None:
+    few, many, x = layer(heads=4, kv_heads=2), layer(heads=4), torch.randn(2, 9, D)
+    q, k, v = few.heads.qkv.weight.split((D, D // 2, D // 2))  # the two key-value heads, 3 rows each
+    twice = [part.view(2, 1, 3, D).expand(2, 2, 3, D).reshape(D, D) for part in (k, v)]
+    biases = few.heads.qkv.bias.split((D, D // 2, D // 2))
+    twice_biases = [part.view(2, 1, 3).expand(2, 2, 3).reshape(D) for part in biases[1:]]
+    many.load_state_dict(
+        {
+            "heads.qkv.weight": torch.cat((q, *twice)),
+            "heads.qkv.bias": torch.cat((biases[0], *twice_biases)),
+            "heads.out_proj.weight": few.heads.out_proj.weight,
+            "heads.out_proj.bias": few.heads.out_proj.bias,
+        }
+    )
+    torch.testing.assert_close(few(x), many(x))
 
 
 def test_without_positions_the_order_of_earlier_tokens_does_not_matter() -> None:
@@ -101,7 +134,7 @@ def test_without_positions_the_order_of_earlier_tokens_does_not_matter() -> None
 
 def test_a_step_beyond_the_learned_positions_is_refused_naming_both_lengths() -> None:
     module = layer("learned")
-    state = tuple(torch.zeros(1, 2, MAX_LEN, D // 2) for _ in range(2))
+    state = (*(torch.zeros(1, 2, MAX_LEN, D // 2) for _ in range(2)), MAX_LEN)
     message = f"T = {MAX_LEN + 1} .*max_len = {MAX_LEN}"
     with pytest.raises(InputError, match=message):
         module.step(torch.zeros(1, D), state)
@@ -116,6 +149,8 @@ def test_a_step_beyond_the_learned_positions_is_refused_naming_both_lengths() ->
     [
         (AttentionOptions(heads=5), "heads = 5 does not divide d_model = 12; choose one of 1, 2, 3, 4, 6, 12"),
         (AttentionOptions(heads=0), "heads = 0 does not divide"),
+        (AttentionOptions(heads=4, kv_heads=3), "kv_heads = 3 does not divide heads = 4; choose 1, 2, 4"),
+        (AttentionOptions(heads=4, kv_heads=0), "kv_heads = 0 does not divide"),
         (AttentionOptions(positions="sine"), "positions = 'sine'; choose one of none, learned, rotary"),
         (AttentionOptions(heads=4, positions="rotary"), "even head width, but d_model / heads = 12 / 4 = 3"),
     ],

@@ -55,6 +55,28 @@ def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence():
     torch.testing.assert_close(torch.stack(steps, 1), m.logits(m(tokens())), atol=1e-5, rtol=1e-4)
 
 
+def test_a_mixer_that_needs_tokens_is_given_them_in_forward_and_in_each_step(tmp_path):
+    file = tmp_path / "ids.py"
+    file.write_text(
+        "from harness import MixerSpec, hookimpl\n"
+        "def build(config):\n"
+        "    import torch\n"
+        "    class Ids(torch.nn.Module):\n"
+        "        def forward(self, x, tokens): return x * tokens.unsqueeze(2)\n"
+        "        def initial_state(self, B, device, dtype): return ()\n"
+        "        def step(self, x_t, state, tokens_t): return x_t * tokens_t.unsqueeze(1), state\n"
+        "    return Ids()\n"
+        "@hookimpl\n"
+        "def harness_mixers(): yield MixerSpec(name='ids', summary='', source='', build=build, needs_tokens=True)\n"
+    )
+    m = build_model(ModelConfig(d_model=8, layers="MIXER,attention"), "ids", 32, 5, load_registry([str(file)])).eval()
+    ids, state, steps = tokens(T=5), m.initial_state(3, "cpu", torch.float32), []
+    for t in range(5):
+        logits, state = m.step(ids[:, t], state)
+        steps.append(logits)
+    torch.testing.assert_close(torch.stack(steps, 1), m.logits(m(ids)), atol=1e-5, rtol=1e-4)
+
+
 def test_each_layer_knows_its_place(tmp_path):
     file = tmp_path / "seen.py"
     file.write_text(

@@ -3,7 +3,7 @@
 `measure_cost` fills raw arrays, `cost_measures` turns them into numbers, and nothing else enters a number.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from harness.config import RunConfig
 from harness.errors import InputError, RecordError
 from harness.model import LanguageModel
-from harness.spec import Batch, Measure, MixerConfig
+from harness.spec import Batch, Measure, MixerConfig, MixerSpec
 from harness.timing.memory import peak_bytes, resident_bytes, state_bytes_by_layer
 from harness.timing.sample import quartiles, sample, summarise
 from harness.train import DTYPES, autocast, keep_pages, make_optimizer, to_device, train_step
@@ -35,11 +35,13 @@ def measure_cost(
         baseline = 0 if torch.device(device).type == "cuda" else resident_bytes() - _model_bytes(model)
     bench = _Bench(model, batch, config, device)
     raw, facts = bench.train(baseline)
+    facts["operators_by_layer"] = [getattr(block.mixer, "operator", None) for block in model.layers]  # as in training
     raw |= bench.forward()
     raw["tokens_per_step"] = np.array([B * T])
     raw["parameters"] = np.array([_count(model)])
     facts |= {"B": B, "T": T, "rows": len(batch.rows), "dtype": config.training.dtype}
     facts["parameters_by_layer"] = [_count(block.mixer) for block in model.layers]  # type: ignore[arg-type]
+    facts["flops_by_layer"] = declared_flops(model, T)
     decoded, decode_facts = bench.decode()
     return raw | decoded, facts | decode_facts
 
@@ -141,11 +143,26 @@ class _Bench:
 
 def declared_state_bytes(model: LanguageModel, T: int) -> list[int | None]:
     """Returns what each layer's spec declares that one sequence carries after T tokens; None where it does not."""
-    configs: Sequence[MixerConfig | None] = getattr(model, "mixer_configs", [None] * len(model.specs))
     return [
         int(spec.state_bytes(config, T)) if spec.state_bytes is not None and config is not None else None
-        for spec, config in zip(model.specs, configs, strict=True)
+        for spec, config in _declared(model)
     ]
+
+
+def declared_flops(model: LanguageModel, T: int) -> list[int | None]:
+    """Returns what each layer's spec declares for a forward pass of one sequence of T tokens; None where it does not.
+
+    A multiplication and an addition are two operations.
+    """
+    return [
+        int(spec.flops(config, T)) if spec.flops is not None and config is not None else None
+        for spec, config in _declared(model)
+    ]
+
+
+def _declared(model: LanguageModel) -> Iterator[tuple[MixerSpec, MixerConfig | None]]:
+    configs: Sequence[MixerConfig | None] = getattr(model, "mixer_configs", [None] * len(model.specs))
+    return zip(model.specs, configs, strict=True)
 
 
 def _why_no_decode(model: LanguageModel) -> str | None:

@@ -75,6 +75,18 @@ def test_the_state_of_attention_is_keys_and_values_of_every_token(measured):
     a_layer = 2 * T * D * 4  # K and V, float32
     assert raw["state_bytes"].tolist() == [a_layer * B] * 2
     assert facts["state_bytes_by_layer"] == [a_layer] * 2
+
+
+def test_operations_and_operators_are_told_by_layer(measured):
+    _, facts = measured
+    pairs = T * (T + 1) // 2
+    assert facts["flops_by_layer"] == [2 * (4 * T * D * D + pairs * 2 * D)] * 2  # four products, scores, weighted sums
+    assert facts["operators_by_layer"] == [None, None]  # attention/torch leaves the choice to torch
+
+
+def test_the_state_per_sequence_is_the_sum_over_the_layers(measured):
+    raw, facts = measured
+    a_layer = facts["state_bytes_by_layer"][0]
     assert cost_measures(raw)["state_kib"].value == 2 * a_layer / 1024
 
 

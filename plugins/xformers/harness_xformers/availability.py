@@ -9,25 +9,31 @@ import warnings
 from importlib import metadata
 from types import ModuleType
 
-USE_TORCH = "use attention/torch: `harness run --mixer attention/torch`"
+from harness import InputError
+
+PROBE_WINDOW = 8
 
 
-def reason() -> str | None:
-    """Returns why attention/xformers cannot run here and the command that helps, or None where it can."""
+def reason(mixer: str) -> str | None:
+    """Returns why mixer/xformers cannot run here and the command that helps, or None where it can."""
     if importlib.util.find_spec("xformers") is None:
-        return not_installed(platform.system(), platform.machine())
+        return not_installed(mixer, platform.system(), platform.machine())
     if not has_driver():
-        return no_device()
+        return no_device(mixer)
     import torch
 
     if not torch.cuda.is_available():
-        return no_device()
+        return no_device(mixer)
     try:
-        operators = import_operators()
-        probe(operators)
-    except (ImportError, OSError, RuntimeError) as error:  # NotImplementedError, which xformers raises, is among them
-        return no_operator(error, extension_failure())
+        probe(None if mixer == "attention" else PROBE_WINDOW)
+    except (ImportError, OSError, RuntimeError, InputError) as error:
+        return no_operator(mixer, error, extension_failure())
     return None
+
+
+def use_torch(mixer: str) -> str:
+    """Returns what always helps."""
+    return f"use {mixer}/torch: `harness run --mixer {mixer}/torch`"
 
 
 def has_driver() -> bool:
@@ -39,22 +45,22 @@ def has_driver() -> bool:
     return True
 
 
-def no_device() -> str:
+def no_device(mixer: str) -> str:
     """Returns the reason and the fix where there is no CUDA device."""
     return (
-        f"xformers needs a CUDA device and torch {metadata.version('torch')} sees none; {USE_TORCH}, "
+        f"xformers needs a CUDA device and torch {metadata.version('torch')} sees none; {use_torch(mixer)}, "
         "or check the driver with `nvidia-smi` and torch with `python -m torch.utils.collect_env`"
     )
 
 
-def not_installed(system: str, machine: str) -> str:
+def not_installed(mixer: str, system: str, machine: str) -> str:
     """Returns the reason and the fix where the package is missing."""
     if (system, machine) == ("Linux", "x86_64"):
         return "xformers is not installed; install it with `pip install xformers`"
-    return f"xformers has wheels for Linux x86_64 only and this is {system} {machine}; {USE_TORCH}"
+    return f"xformers has wheels for Linux x86_64 only and this is {system} {machine}; {use_torch(mixer)}"
 
 
-def no_operator(error: BaseException, extension: BaseException | None = None) -> str:
+def no_operator(mixer: str, error: BaseException, extension: BaseException | None = None) -> str:
     """Returns the reason and the fix where xformers is installed but no operator accepts a small CUDA input.
 
     `extension` is why its C++ extension did not load, where that is known: the cause behind the cause.
@@ -66,7 +72,7 @@ def no_operator(error: BaseException, extension: BaseException | None = None) ->
     because = f"; its extension did not load: {extension}" if extension is not None else ""
     return (
         f"xformers has no working CUDA operator ({cause}{because}); `python -m xformers.info` shows the torch and CUDA "
-        f"it was built for: install a build that fits with `pip install --upgrade xformers`, or {USE_TORCH}"
+        f"it was built for: install a build that fits with `pip install --upgrade xformers`, or {use_torch(mixer)}"
     )
 
 
@@ -93,12 +99,17 @@ def extension_failure() -> BaseException | None:
     return getattr(sys.modules.get("xformers._cpp_lib"), "_cpp_library_load_exception", None)
 
 
-def probe(operators: ModuleType) -> None:
-    """Raises what xformers raises where it cannot attend, forward and backward, on the CUDA device."""
+def probe(window: int | None) -> None:
+    """Raises what the operator raises where it cannot attend, forward and backward, on the CUDA device.
+
+    Half precision: it is what every mixer here declares, and in float32 a window has no backward operator.
+    """
     import torch
 
-    q, k, v = (torch.zeros(1, 16, 1, 32, device="cuda", requires_grad=True) for _ in range(3))
-    operators.memory_efficient_attention(q, k, v, attn_bias=operators.LowerTriangularMask()).sum().backward()
+    from harness_xformers.operator import MemoryEfficientAttention
+
+    q, k, v = (torch.zeros(1, 1, 16, 32, device="cuda", dtype=torch.float16, requires_grad=True) for _ in range(3))
+    MemoryEfficientAttention(window)(q, k, v).sum().backward()
 
 
 def _is_not_extension_notice(record: logging.LogRecord) -> bool:

@@ -1,27 +1,35 @@
-"""What `attention/xformers` promises, on any machine: with or without xformers, with or without CUDA."""
+"""What `attention/xformers` and `sliding_window/xformers` promise on any machine, with or without xformers and CUDA."""
 
 import importlib.metadata
 import importlib.util
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from harness_xformers import AttentionOptions, build, build_reference, harness_mixers, state_bytes, unavailable
+from harness_xformers import SlidingWindowOptions, harness_mixers
 from harness_xformers.availability import extension_failure, import_operators, no_operator, not_installed
+from harness_xformers.operator import MemoryEfficientAttention, choose, mask
 
-from harness import InputError, MixerConfig
+from harness import AttentionOptions, InputError, MixerConfig
 
-D, MAX_LEN = 64, 160
+D, MAX_LEN, WINDOW = 64, 160, 20
 POSITIONS = ("none", "learned", "rotary")
-HERE = unavailable()
-needs_device = pytest.mark.skipif(HERE is not None, reason=str(HERE))
+SPECS = {spec.name: spec for spec in harness_mixers()}
+HERE = {name: spec.unavailable() for name, spec in SPECS.items()}
+needs_device = pytest.mark.skipif(HERE["attention"] is not None, reason=str(HERE["attention"]))
 needs_package = pytest.mark.skipif(importlib.util.find_spec("xformers") is None, reason="xformers is not installed")
+both = pytest.mark.parametrize("name", list(SPECS))
 
 
-def config(positions: str = "none", heads: int = 2) -> MixerConfig:
-    return MixerConfig(d_model=D, max_len=MAX_LEN, options=AttentionOptions(heads=heads, positions=positions))
+def config(name: str, positions: str = "none", heads: int = 2) -> MixerConfig:
+    options = {
+        "attention": AttentionOptions(heads=heads, positions=positions),
+        "sliding_window": SlidingWindowOptions(window=WINDOW, heads=heads, positions=positions),
+    }
+    return MixerConfig(d_model=D, max_len=MAX_LEN, options=options[name])
 
 
 def attention_torch():
@@ -35,20 +43,22 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
 
 
-def test_where_it_cannot_run_the_reason_and_the_command_are_named() -> None:
-    if HERE is None:
+@both
+def test_where_it_cannot_run_the_reason_and_the_command_are_named(name: str) -> None:
+    if HERE[name] is None:
         pytest.skip("xformers runs here")
-    assert "xformers" in HERE
-    assert "`pip install xformers`" in HERE or "`harness run --mixer attention/torch`" in HERE
+    assert "xformers" in HERE[name]
+    assert "`pip install xformers`" in HERE[name] or f"`harness run --mixer {name}/torch`" in HERE[name]
 
 
 def test_a_missing_package_names_the_command_that_installs_it() -> None:
-    assert not_installed("Linux", "x86_64").endswith("`pip install xformers`")
+    assert not_installed("attention", "Linux", "x86_64").endswith("`pip install xformers`")
 
 
-def test_a_machine_without_a_wheel_is_told_to_use_torch() -> None:
-    assert "Darwin arm64" in not_installed("Darwin", "arm64")
-    assert "attention/torch" in not_installed("Darwin", "arm64")
+@both
+def test_a_machine_without_a_wheel_is_told_to_use_torch(name: str) -> None:
+    assert "Darwin arm64" in not_installed(name, "Darwin", "arm64")
+    assert f"{name}/torch" in not_installed(name, "Darwin", "arm64")
 
 
 def test_without_the_package_the_reason_is_found_without_importing_torch() -> None:
@@ -67,14 +77,15 @@ def test_a_build_without_cuda_operators_is_reported_in_its_own_words() -> None:
         "No operator found:\n  query : shape\n`fa2F` is not supported because:\n"
         "    xFormers wasn't build with CUDA support"
     )
-    assert "(xFormers wasn't build with CUDA support)" in no_operator(error)
-    assert "`pip install" in no_operator(error)
+    assert "(xFormers wasn't build with CUDA support)" in no_operator("attention", error)
+    assert "`pip install" in no_operator("attention", error)
 
 
 def test_the_cause_behind_an_extension_that_does_not_load_is_reported() -> None:
     extension = RuntimeError("can't load C++/CUDA extensions")
     extension.__cause__ = OSError("libcudart.so.12: cannot open shared object file")
-    assert "did not load: libcudart.so.12" in no_operator(NotImplementedError("No operator found"), extension)
+    reason = no_operator("attention", NotImplementedError("No operator found"), extension)
+    assert "did not load: libcudart.so.12" in reason
 
 
 @needs_package
@@ -91,13 +102,6 @@ def test_listing_imports_neither_torch_nor_xformers() -> None:
         "sys.exit('torch' in sys.modules or 'xformers' in sys.modules)"
     )
     assert run_python(code).returncode == 0
-
-
-def test_the_mixer_can_be_listed_again_after_its_layers_were_built() -> None:
-    build(config())
-    build_reference(config())
-    (spec,) = harness_mixers()
-    assert spec.full_name == "attention/xformers"
 
 
 @needs_package
@@ -117,105 +121,148 @@ def test_other_messages_of_xformers_are_not_silenced(caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_state_dicts_are_interchangeable_with_attention_torch(positions: str) -> None:
-    core = attention_torch()
-    mine, other = (
-        build(config(positions)),
-        core.build(MixerConfig(d_model=D, max_len=MAX_LEN, options=core.options(heads=2, positions=positions))),
-    )
+    core, given = attention_torch(), config("attention", positions)
+    mine, other = SPECS["attention"].build(given), core.build(given)
     mine.load_state_dict(other.state_dict())
     other.load_state_dict(mine.state_dict())
     assert [name for name, _ in mine.named_parameters()] == [name for name, _ in other.named_parameters()]
 
 
 def test_options_are_those_of_attention_torch() -> None:
-    assert AttentionOptions.__dataclass_fields__.keys() == attention_torch().options.__dataclass_fields__.keys()
-    assert vars(AttentionOptions()) == vars(attention_torch().options())
+    assert SPECS["attention"].options is attention_torch().options
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("T", [1, 63, 129])
-def test_the_definition_equals_attention_torch(positions: str, T: int) -> None:
-    core = attention_torch()
-    mine = build_reference(config(positions)).double()
-    other = core.build(MixerConfig(d_model=D, max_len=MAX_LEN, options=core.options(heads=2, positions=positions)))
-    other.double().load_state_dict(mine.state_dict())
-    x = torch.randn(2, T, D, dtype=torch.float64, requires_grad=True)
-    y = x.detach().clone().requires_grad_()
-    torch.testing.assert_close(mine(x), other(y), rtol=1e-9, atol=1e-9)
-    mine(x).sin().sum().backward()
-    other(y).sin().sum().backward()
-    torch.testing.assert_close(x.grad, y.grad, rtol=1e-9, atol=1e-9)
+@needs_package
+@pytest.mark.parametrize("window", [1, 5, 40])
+def test_the_masks_of_xformers_are_causal_and_of_the_window(window: int) -> None:
+    T = 40
+    row, column = torch.arange(T).unsqueeze(1), torch.arange(T).unsqueeze(0)
+    for given, sees in ((None, column <= row), (window, (column <= row) & (column > row - window))):
+        bias = mask(import_operators(), T, given).materialize((T, T))
+        assert torch.equal(bias == 0, sees)
+        assert torch.equal(bias == -torch.inf, ~sees)
 
 
-def test_future_tokens_do_not_change_the_past() -> None:
-    module, x = build_reference(config()), torch.randn(2, 20, D)
-    changed = x.clone()
-    changed[:, 11:] += 10.0
-    torch.testing.assert_close(module(x)[:, :11], module(changed)[:, :11], rtol=1e-6, atol=1e-6)
+@needs_package
+def test_the_newest_position_alone_needs_no_mask() -> None:
+    assert mask(import_operators(), 1, WINDOW) is None
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_stepping_token_by_token_gives_what_the_whole_sequence_gives(positions: str) -> None:
-    module, x = build_reference(config(positions)), torch.randn(2, 33, D)
-    state, outputs = module.initial_state(2, x.device, x.dtype), []
-    for x_t in x.unbind(1):
-        y_t, state = module.step(x_t, state)
-        outputs.append(y_t)
-    torch.testing.assert_close(torch.stack(outputs, 1), module(x), rtol=1e-5, atol=1e-6)
+@needs_package
+def test_without_an_operator_the_error_says_why_and_what_helps() -> None:
+    q = torch.zeros(1, 2, 30, 32)
+    with pytest.raises(InputError, match=r"for torch.float32 on cpu, head width 32, LowerTriangularFromBottomRightLoc"):
+        MemoryEfficientAttention(WINDOW)(q, q, q)
+    with pytest.raises(InputError, match=r"training.dtype=bfloat16.*multiple of 8.*/torch"):
+        MemoryEfficientAttention(WINDOW)(q, q, q)
 
 
-@pytest.mark.parametrize("T", [1, 17])
-def test_the_measured_state_has_the_declared_size(T: int) -> None:
-    module = build_reference(config())
+def kernel(name: str, *refusals: str) -> SimpleNamespace:
+    return SimpleNamespace(NAME=name, not_supported_reasons=lambda inputs: list(refusals))
+
+
+def stand_in(flash: tuple, cutlass: tuple) -> SimpleNamespace:
+    fmha = SimpleNamespace(Inputs=lambda **inputs: inputs)
+    return SimpleNamespace(
+        fmha=fmha, MemoryEfficientAttentionFlashAttentionOp=flash, MemoryEfficientAttentionCutlassOp=cutlass
+    )
+
+
+def test_a_forward_pass_takes_a_kernel_without_backward_and_training_does_not() -> None:
+    flash = kernel("fa2F", "float32 is not supported"), kernel("fa2B", "float32 is not supported")
+    cutlass = kernel("cutlassF"), kernel("cutlassB", "no local mask")
+    operators, q = stand_in(flash, cutlass), torch.zeros(1, 4, 2, 32)
+    assert choose(operators, q, q, q, None, trained=False) is cutlass
+    with pytest.raises(InputError, match="cutlassB: no local mask"):
+        choose(operators, q, q, q, None, trained=True)
+
+
+def test_the_name_of_the_kernels_that_ran_can_be_read_from_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    operators = stand_in((kernel("fa2F"), kernel("fa2B")), ())
+    operators.memory_efficient_attention = lambda q, k, v, attn_bias, op: q
+    operators.fmha.attn_bias = SimpleNamespace(LowerTriangularMask=object)
+    monkeypatch.setattr("harness_xformers.operator.import_operators", lambda: operators)
+    layer = SPECS["attention"].build(config("attention"))
+    assert layer.operator is None
+    layer(torch.zeros(1, 9, D))
+    assert layer.operator == "fa2F + fa2B"
+    with torch.no_grad():
+        layer(torch.zeros(1, 9, D))
+    assert layer.operator == "fa2F"
+
+
+@both
+def test_the_definition_keeps_the_declared_state(name: str) -> None:
+    from harness.timing.memory import held_bytes
+
+    module = SPECS[name].reference(config(name))
+    module.attend = lambda q, k, v: q  # what is kept does not depend on what it is used for
     state = module.initial_state(1, "cpu", torch.float32)
-    for _ in range(T):
+    for T in range(1, WINDOW + 3):
         _, state = module.step(torch.randn(1, D), state)
-    assert sum(part.untyped_storage().nbytes() for part in state) == state_bytes(config(), T)
+        assert held_bytes(state) == SPECS[name].state_bytes(config(name), T)
 
 
+def test_the_window_is_declared_for_half_precision_only() -> None:
+    assert SPECS["sliding_window"].dtypes == ("bfloat16", "float16")
+
+
+@both
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (AttentionOptions(heads=5), "heads = 5 does not divide d_model = 64; choose one of 1, 2, 4"),
-        (AttentionOptions(positions="sine"), "positions = 'sine'; choose one of none, learned, rotary"),
-        (AttentionOptions(heads=64, positions="rotary"), "even head width"),
+        ({"heads": 5}, "heads = 5 does not divide d_model = 64; choose one of 1, 2, 4"),
+        ({"positions": "sine"}, "positions = 'sine'; choose one of none, learned, rotary"),
+        ({"heads": 64, "positions": "rotary"}, "even head width"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_with_the_choices(options: AttentionOptions, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        build(MixerConfig(d_model=D, max_len=MAX_LEN, options=options))
+def test_options_that_do_not_fit_are_refused_with_the_choices(name: str, options: dict, message: str) -> None:
+    given = SPECS[name].options(**options)
+    with pytest.raises(InputError, match=f"{name}: .*{message}"):
+        SPECS[name].build(MixerConfig(d_model=D, max_len=MAX_LEN, options=given))
 
 
-def test_a_sequence_beyond_the_learned_positions_is_refused_naming_both_lengths() -> None:
-    with pytest.raises(InputError, match=f"T = {MAX_LEN + 1} .*max_len = {MAX_LEN}"):
-        build(config("learned"))(torch.zeros(1, MAX_LEN + 1, D))
+@pytest.mark.parametrize("window", [0, MAX_LEN + 1])
+def test_a_window_of_nothing_or_beyond_the_sequence_is_refused(window: int) -> None:
+    options = SlidingWindowOptions(window=window)
+    with pytest.raises(InputError, match=rf"window = {window}; it takes 1 to max_len = {MAX_LEN}"):
+        SPECS["sliding_window"].build(MixerConfig(d_model=D, max_len=MAX_LEN, options=options))
 
 
 @needs_device
+@both
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("T", [1, 63, 129])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_kernels_and_their_gradients_equal_the_definition(positions: str, T: int, dtype: str) -> None:
-    (spec,) = harness_mixers()
+def test_the_kernels_and_their_gradients_equal_the_definition(name: str, positions: str, T: int, dtype: str) -> None:
+    spec = SPECS[name]
+    if dtype not in spec.dtypes:
+        pytest.skip(f"{spec.full_name} does not declare {dtype}")
     torch.manual_seed(0)
-    fast = build(config(positions)).to("cuda", getattr(torch, dtype))
-    exact = build_reference(config(positions)).to("cuda", torch.float64)
+    fast = spec.build(config(name, positions)).to("cuda", getattr(torch, dtype))
+    exact = spec.reference(config(name, positions)).to("cuda", torch.float64)
     exact.load_state_dict(fast.state_dict())
     x = torch.randn(2, T, D, device="cuda", dtype=getattr(torch, dtype), requires_grad=True)
     z = x.detach().double().requires_grad_()
     got, wanted = fast(x), exact(z)
     got.sum().backward()
     wanted.sum().backward()
-    for a, b in ((got, wanted), (x.grad, z.grad), (fast.out_proj.weight.grad, exact.out_proj.weight.grad)):
+    weights = fast.heads.out_proj.weight.grad, exact.heads.out_proj.weight.grad
+    for a, b in ((got, wanted), (x.grad, z.grad), weights):
         assert (a.double() - b).abs().max() <= 2 * spec.max_error[dtype] * b.abs().max()
+    assert fast.operator
 
 
 @needs_device
+@both
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_stepping_on_the_device_gives_what_the_whole_sequence_gives(positions: str) -> None:
-    module, x = build(config(positions)).cuda(), torch.randn(2, 33, D, device="cuda")
-    state, outputs = module.initial_state(2, x.device, x.dtype), []
-    for x_t in x.unbind(1):
-        y_t, state = module.step(x_t, state)
-        outputs.append(y_t)
-    torch.testing.assert_close(torch.stack(outputs, 1), module(x), rtol=2e-3, atol=2e-3)
+def test_stepping_on_the_device_gives_what_the_whole_sequence_gives(name: str, positions: str) -> None:
+    dtype = torch.float32 if name == "attention" else torch.float16
+    module = SPECS[name].build(config(name, positions)).to("cuda", dtype)
+    x = torch.randn(2, 33, D, device="cuda", dtype=dtype)
+    with torch.no_grad():
+        state, outputs = module.initial_state(2, x.device, x.dtype), []
+        for x_t in x.unbind(1):
+            y_t, state = module.step(x_t, state)
+            outputs.append(y_t)
+        torch.testing.assert_close(torch.stack(outputs, 1), module(x), rtol=4e-3, atol=4e-3)

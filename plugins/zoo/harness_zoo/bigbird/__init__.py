@@ -1,0 +1,1 @@
+"""Block-sparse attention: window, global and random blocks."""

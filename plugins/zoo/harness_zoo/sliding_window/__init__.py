@@ -1,0 +1,1 @@
+"""Attention to the last positions."""
