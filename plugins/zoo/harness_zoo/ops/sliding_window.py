@@ -25,7 +25,7 @@ def sliding_window(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     B, H, n, C, _ = q[:, :, 1:].shape
     q, k, v = (part.flatten(1, 2) for part in (q[:, :, 1:], k, v))  # [B, H * n, C or C + window - 1, hd]
     rest = F.scaled_dot_product_attention(q, k, v, attn_mask=_band(C, C + window - 1, window, q.device))
-    return torch.cat((first, rest.view(B, H, n * C, -1)), dim=2)[:, :, :T]
+    return torch.cat((first, rest.reshape(B, H, n * C, -1)), dim=2)[:, :, :T]
 
 
 def _in_blocks(x: Tensor, C: int) -> Tensor:
