@@ -74,7 +74,7 @@ class Harness:
 
     def run(self, *args, runs=None, **popen):
         process = self.start(*args, runs=runs, **popen)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
     def plan(self, *args):
