@@ -14,6 +14,7 @@ from harness.plugins import Registry, load_registry, unavailable
 
 COLUMNS = 100  # of a table that goes into a pipe
 WORD = 24  # characters; a longer one may be broken to fit
+PADDING = 2  # tabulate makes a column so much wider than its title
 
 plugin_option = click.option(
     "--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file. May be repeated."
@@ -56,7 +57,7 @@ def print_reasons(reasons: Mapping[str, str]) -> None:
 def column_widths(rows: Sequence[dict[str, str]], total: int) -> list[int]:
     """Returns how wide each column may be in a table of `total` characters: the widest give way, words stay whole."""
     columns = [[key, *(row[key] for row in rows)] for key in (rows[0] if rows else ())]
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(len(column[0]) + PADDING, *map(len, column)) for column in columns]
     words = [max(min(len(word), WORD) for cell in column for word in cell.split() or [""]) for column in columns]
     for _ in range(sum(widths) + 2 * (len(widths) - 1) - total):
         spare = [width - word for width, word in zip(widths, words, strict=True)]
