@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 
 from harness.hookspecs import PROJECT
+from harness.timing.conditions import limits
+from harness.timing.nvml import Gpu
 
 LIBRARIES = ("mixer-harness", "torch", "numpy", "triton", "xformers")
 MIB = 1 << 20
@@ -30,6 +32,9 @@ def device_facts(device: str) -> dict[str, Any]:
         "driver": None,
         "cuda": torch.version.cuda,
         "compute_capability": None,
+        "power_limit_w": None,
+        "clock_max_mhz": None,
+        "mig": None,
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
@@ -37,6 +42,7 @@ def device_facts(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "os": platform.platform(),
         "libraries": library_versions(),
+        **limits(),
     }
     if torch.device(device).type == "cuda":
         facts.update(_cuda_facts(device))
@@ -85,11 +91,13 @@ def _cuda_facts(device: str) -> dict[str, Any]:
 
     properties = torch.cuda.get_device_properties(device)
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    told = Gpu(device).facts()
     return {
+        **told,
         "name": properties.name,
         "memory_mib": properties.total_memory // MIB,
         "compute_capability": f"{properties.major}.{properties.minor}",
-        "driver": _output(query),
+        "driver": told["driver"] or _output(query),
     }
 
 
