@@ -37,7 +37,7 @@ class Probe:
         return np.array(parts)
 
     def _median(self, fn: Callable[[], object]) -> float:
-        return float(np.median(draw(Call(fn=fn), self.device, REPEATS)[0]))
+        return float(np.median(draw([Call(fn=fn)] * REPEATS, self.device)[0]))
 
 
 def reading_ms(readings: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter, perf_counter_ns  # by name: replacing time.perf_counter_ns changes nothing here
 
@@ -51,14 +51,14 @@ class Series:
 
 def measure(call: Call, device: str, rule: StopRule, gpu: Gpu | None = None) -> Series:
     """Returns samples of the call until the rule is content; the first call and the warm-up stand apart."""
-    first_ms = _timed_ms(call, device)
+    first_ms = float(draw([call], device)[0][0])
     warmup = warm_up(call, device)
     parts: list[tuple[np.ndarray, ...]] = []
     taken = np.empty(0)
     with collector_paused():
         before, stopper = read(gpu), Stopper(rule)
         while count := stopper.more(taken):
-            parts.append(draw(call, device, count))
+            parts.append(draw([call] * count, device))
             taken = np.concatenate((taken, parts[-1][0]))
         window = between(before, read(gpu))
     _, preempted, launch_us = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -69,7 +69,7 @@ def warm_up(call: Call, device: str) -> int:
     """Returns how many untimed calls were made: until none touches a new page, and for some time."""
     started, calm, calls, faults = perf_counter(), 0, 0, page_faults()
     while (spent := perf_counter() - started) < WARM_UP_MOST_S and (calm < CALM_CALLS or spent < WARM_UP_S):
-        _once(call)
+        once(call)
         synchronise(device)
         calls, touched = calls + 1, page_faults()
         calm = calm + 1 if touched == faults else 0
@@ -84,7 +84,7 @@ def sample(fn: Callable[[], object], *, device: str, samples: int, warmup: int) 
     for _ in range(warmup):
         fn()
     with collector_paused():
-        return draw(Call(fn=fn), device, samples)[0]
+        return draw([Call(fn=fn)] * samples, device)[0]
 
 
 def summarise(samples_ms: np.ndarray) -> Measure:
@@ -99,53 +99,43 @@ def quartiles(samples: np.ndarray, unit: str) -> Measure:
     return Measure(value=median, unit=unit, n=n, low=low, high=high, spread=f"quartiles of {n} samples")
 
 
-def _once(call: Call) -> None:
+def once(call: Call) -> None:
+    """Makes the call, untimed, with what belongs before it."""
     if call.before is not None:
         call.before()
     call.fn()
 
 
-def _timed_ms(call: Call, device: str) -> float:
-    if call.before is not None:
-        call.before()
-    synchronise(device)
-    start = perf_counter_ns()
-    call.fn()
-    synchronise(device)
-    return (perf_counter_ns() - start) / 1e6
-
-
-def draw(call: Call, device: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (ms, whether a core was taken away, µs to launch) of `count` samples; the last is empty on CPU."""
+def draw(calls: Sequence[Call], device: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (ms, whether a core was taken away, µs to launch) of one sample a call; the last is empty on CPU."""
     chunk = _cuda_chunk if torch.device(device).type == "cuda" else _host_chunk
-    return chunk(call, device, count)
+    return chunk(calls, device)
 
 
-def _host_chunk(call: Call, device: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _host_chunk(calls: Sequence[Call], device: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     synchronise(device)
-    ns, taken = np.empty(count, dtype=np.int64), np.empty(count + 1, dtype=np.int64)
-    taken[0] = switches()  # between the samples: what it costs is not in one
-    for i in range(count):
+    ns, taken = np.empty(len(calls), dtype=np.int64), np.empty(len(calls), dtype=np.int64)
+    for i, call in enumerate(calls):
         if call.before is not None:
             call.before()
             synchronise(device)
-            taken[i] = switches()
+        before = switches()  # outside the window: what asking costs is not in a sample
         start = perf_counter_ns()
         call.fn()
         synchronise(device)
         ns[i] = perf_counter_ns() - start
-        taken[i + 1] = switches()
-    return ns / 1e6, np.diff(taken) > 0, np.empty(0)
+        taken[i] = switches() - before
+    return ns / 1e6, taken > 0, np.empty(0)
 
 
-def _cuda_chunk(call: Call, device: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cuda_chunk(calls: Sequence[Call], device: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # Only events around a call: the host may run ahead, as it does in training. What `before` puts into the stream
     # stands outside the pair. Launch time is the host's, and means nothing where the queue is full.
     with torch.cuda.device(device):
-        events = [(_event(), _event()) for _ in range(count)]
-        launch_ns = np.empty(count, dtype=np.int64)
+        events = [(_event(), _event()) for _ in calls]
+        launch_ns = np.empty(len(calls), dtype=np.int64)
         torch.cuda.synchronize()
-        for i, (start, end) in enumerate(events):
+        for i, (call, (start, end)) in enumerate(zip(calls, events, strict=True)):
             if call.before is not None:
                 call.before()
             start.record()
@@ -155,7 +145,7 @@ def _cuda_chunk(call: Call, device: str, count: int) -> tuple[np.ndarray, np.nda
             end.record()
         torch.cuda.synchronize()
         ms = np.array([start.elapsed_time(end) for start, end in events], dtype=np.float64)
-    return ms, np.zeros(count, dtype=bool), launch_ns / 1e3
+    return ms, np.zeros(len(calls), dtype=bool), launch_ns / 1e3
 
 
 def _event() -> torch.cuda.Event:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from harness.timing.nvml import Gpu
@@ -29,10 +30,19 @@ class Disturbance(IntFlag):
 
 IN_WORDS = {
     Disturbance.PREEMPTED: "preempted",
-    Disturbance.OTHERS: "other processes were busy",
-    Disturbance.STOLEN: "core time was stolen by the hypervisor",
+    Disturbance.OTHERS: "other processes",
+    Disturbance.STOLEN: "stolen core time",
     Disturbance.THROTTLED: "throttled",
 }
+
+
+PREEMPTED_SHARE = 0.1  # of the samples, before preemption counts
+
+
+def disturbed_by(flags: np.ndarray) -> list[str]:
+    """Returns in words what may have made samples with these flags too long; an empty list means clean."""
+    least = {Disturbance.PREEMPTED: PREEMPTED_SHARE}
+    return [words for kind, words in IN_WORDS.items() if float(np.mean((flags & int(kind)) > 0)) > least.get(kind, 0.0)]
 
 
 @dataclass(frozen=True)
