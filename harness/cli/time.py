@@ -26,7 +26,7 @@ def numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
-        raise InputError(f"--{parameter.name} takes whole numbers with commas between, got {value!r}") from None
+        raise InputError(f"{parameter.opts[0]} takes whole numbers with commas between, got {value!r}") from None
 
 
 def words(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:

@@ -117,7 +117,7 @@ def run_compare(request: CompareRequest, registry: Registry) -> list[Decided]:
     for point in points:
         for batch in range(request.batches):
             processes = range(batch * request.processes, (batch + 1) * request.processes)
-            found += _decide(pair, point, [by_key[trials[point, p].key] for p in processes], request)
+            found += decide(pair, point, [by_key[trials[point, p].key] for p in processes], request)
     return found
 
 
@@ -165,7 +165,7 @@ def _trial(
     return gate.trial(DUEL, pair, config, pair)
 
 
-def _decide(
+def decide(
     pair: tuple[MixerChoice, MixerChoice],
     point: tuple[str, int],
     processes: Sequence[StoredRecord],

@@ -11,11 +11,12 @@ from harness.check.report import KIT_VERSION, report_from_facts
 from harness.config import RunConfig, run_config_from_json
 from harness.errors import HarnessError, RecordError, UnavailableError
 from harness.plugins import Registry
-from harness.record import DUEL, GATED, PEAK, SPEED
+from harness.record import ALONE, DUEL, GATED, PEAK, SPEED
 from harness.store import Store
 from harness.sweep.bench import Outcome
 from harness.sweep.trial import Job, Trial
 from harness.timing.ceilings import load_ceilings
+from harness.timing.conditions import pin_to_cores
 from harness.timing.device import device_facts
 from harness.timing.memory import memory_baseline, peak_bytes
 from harness.timing.sample import Call, once
@@ -35,8 +36,9 @@ def speed(job: Job, registry: Registry, report: Report) -> Outcome:
     if not gates:
         raise RecordError(f"a {trial.kind} trial names no check; plan it with harness time or harness compare")
     measure = {SPEED: _speed, PEAK: _peak, DUEL: _duel}[trial.kind]
+    bound = pin_to_cores(job.threads) if job.device == "cpu" and trial.kind in ALONE else None
     outcome = measure(job, registry, report)
-    return Outcome(outcome.measures, {**outcome.facts, "gates": gates}, outcome.raw)
+    return Outcome(outcome.measures, {**outcome.facts, "bound_to_cores": bound, "gates": gates}, outcome.raw)
 
 
 def gate(store: Store, key: str, device_class: str) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def config_of(trial: Trial) -> RunConfig:
 def _speed(job: Job, registry: Registry, report: Report) -> Outcome:
     config = config_of(job.trial)
     work = Workload(registry, job.trial.mixer, config, job.device)
-    raw, facts = Visit(work, config.options, job.device, job.threads).run(report)
+    raw, facts = Visit(work, config.options, job.device).run(report)
     ceilings = load_ceilings(job.device, job.threads)
     if ceilings is not None:
         raw["ceilings"] = np.array([ceilings.copy_bytes_per_s, ceilings.flops_per_s(config.training.dtype) or np.nan])
@@ -115,5 +117,5 @@ def _duel(job: Job, registry: Registry, report: Report) -> Outcome:
     from harness.timing.duel import duel_measures, run_duels
 
     config = config_of(job.trial)
-    raw, facts = run_duels(registry, job.trial.mixer, config, job.device, job.threads, report)
+    raw, facts = run_duels(registry, job.trial.mixer, config, job.device, report)
     return Outcome(duel_measures(raw), facts, raw)

@@ -153,8 +153,8 @@ def _timed(found: Sequence[StoredRecord], refused: Sequence[str], gate: Gate) ->
     rows.sort(key=lambda row: (list(MODES).index(row.series.split("_")[0]), row.series, row.T, row.ms.value))
     return Timed(
         rows=rows,
-        exponents=_exponents(rows),
-        ranks=_ranks(rows),
+        exponents=exponents(rows),
+        ranks=ranks(rows),
         probe_drift_pct=max(drifts) if drifts else None,
         refused=tuple(refused),
         unavailable=gate.unavailable,
@@ -178,7 +178,7 @@ def _peak_mib(good: Sequence[StoredRecord]) -> dict[tuple[str, int, str], float]
     }
 
 
-def _exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Returns the slope of time and of peak memory over T, log against log, of each mixer and series."""
     found = []
     for mixer, series in dict.fromkeys((row.mixer, row.series) for row in rows):
@@ -191,7 +191,7 @@ def _exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _ranks(rows: Sequence[Row]) -> dict[tuple[str, int, str], int]:
+def ranks(rows: Sequence[Row]) -> dict[tuple[str, int, str], int]:
     """Returns the rank of each row among those of its mode and length; overlapping processes share one."""
     ranks: dict[tuple[str, int, str], int] = {}
     for series, T in dict.fromkeys((row.series, row.T) for row in rows):

@@ -13,7 +13,7 @@ from harness.config import RunConfig
 from harness.errors import RecordError
 from harness.plugins import Registry
 from harness.spec import Measure
-from harness.timing.conditions import conditions, pin_to_cores
+from harness.timing.conditions import conditions
 from harness.timing.nvml import Gpu
 from harness.timing.probe import SPIN_CYCLES, Probe, drift
 from harness.timing.sample import Call, collector_paused, draw, quartiles, warm_up
@@ -63,12 +63,10 @@ def run_duels(
     mixer: str,
     config: RunConfig,
     device: str,
-    threads: int,
     report: Callable[[int, int, str], None],
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns (raw arrays, facts) of the comparisons of this process, each with freshly built layers."""
     options = config.options
-    bound = pin_to_cores(threads) if device == "cpu" else None
     gpu = Gpu(device) if device != "cpu" else None
     before, probe, coin = conditions(gpu), Probe(device), random.Random(options.process)
     rule = StopRule(target=PAIRS_TARGET, min_samples=20, max_s=options.max_s)
@@ -88,7 +86,7 @@ def run_duels(
         "ended": [one.ended for one in found],
         "other_cores": [round(one.window.other_cores, 3) for one in found],
         "conditions": {"before": before, "after": conditions(gpu)},
-        "policy": {"order": "a coin a pair", "threads": torch.get_num_threads(), "bound_to_cores": bound},
+        "policy": {"order": "a coin a pair", "threads": torch.get_num_threads()},
     }
 
 

@@ -5,6 +5,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter, perf_counter_ns  # by name: replacing time.perf_counter_ns changes nothing here
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ CALM_CALLS = 2  # so many calls in a row that touch no new page
 class Call:
     """What is timed: one call is one sample."""
 
-    fn: Callable[[], object]
-    before: Callable[[], object] | None = None  # runs before each sample, outside the timed window
+    fn: Callable[[], Any]
+    before: Callable[[], Any] | None = None  # runs before each sample, outside the timed window
     units: int = 1  # a sample is divided by it: steps in one call
 
 

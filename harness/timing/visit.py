@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from harness.errors import UnavailableError
-from harness.timing.conditions import conditions, pin_to_cores
+from harness.timing.conditions import conditions
 from harness.timing.cuda import cold, graphed, rotations
 from harness.timing.floor import flops, least_bytes
 from harness.timing.nvml import Gpu
@@ -30,7 +30,6 @@ class Visit:
     work: Workload
     options: SpeedOptions
     device: str
-    threads: int
     raw: dict[str, np.ndarray] = field(default_factory=dict)
     series: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)  # mode -> why it was not timed
@@ -38,7 +37,6 @@ class Visit:
 
     def run(self, report: Report) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns (raw arrays, facts)."""
-        bound = pin_to_cores(self.threads) if self.device == "cpu" else None
         self.gpu = Gpu(self.device) if self.device != "cpu" else None
         before, self.probe = conditions(self.gpu), Probe(self.device)
         self.readings = [self.probe.read()]
@@ -55,7 +53,7 @@ class Visit:
             "series": self.series,
             "flops_by": self.counted,
             "conditions": {"before": before, "after": conditions(self.gpu)},
-            "policy": self._policy(bound),
+            "policy": self._policy(),
         }
 
     def _mode(self, mode: str) -> None:
@@ -105,14 +103,13 @@ class Visit:
     def _rule(self) -> StopRule:
         return StopRule(max_s=self.options.max_s)
 
-    def _policy(self, bound: int | None) -> dict[str, Any]:
+    def _policy(self) -> dict[str, Any]:
         rule = self._rule()
         return {
             "operands": "the same each call" if self.gpu is None else "in turn, more than the cache holds",
             "cold": None if self.gpu is None else "a buffer of twice the cache is written before each sample",
             "launches": "as in training: the host may run ahead",
             "threads": torch.get_num_threads(),
-            "bound_to_cores": bound,
             "stop": {name: getattr(rule, name) for name in ("target", "min_samples", "min_s", "max_s")},
         }
 
