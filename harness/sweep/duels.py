@@ -64,11 +64,13 @@ class Decided:
 
     def __str__(self) -> str:
         v = self.verdict
-        said = {FASTER: "is faster than", SLOWER: "is slower than"}.get(v.verdict)
-        words = f"{self.b} {said} {self.a}" if said else f"{self.a} and {self.b}: {v.verdict}"
-        interval = f"{v.low:.4f} to {v.high:.4f}, {v.level:.0%} interval of the median over {v.processes} processes"
+        said = {FASTER: f"{self.b} is faster", SLOWER: f"{self.b} is slower"}.get(v.verdict, v.verdict)
+        interval = f"{v.low:.4f} to {v.high:.4f}: {v.level:.0%} interval of the median over {v.processes} processes"
         note = f"; disturbed: {', '.join(self.disturbed)}" if self.disturbed else ""
-        return f"{words}: {self.mode}, T = {self.T}: time ratio {self.b}/{self.a} {v.ratio:.4f} ({interval}){note}"
+        return (
+            f"{self.mode}, T = {self.T}: {said}: {self.b} takes {v.ratio:.4f} times as long as {self.a} "
+            f"({interval}; margin {v.margin:.1%}){note}"
+        )
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,14 @@ def run_compare(request: CompareRequest, registry: Registry) -> list[Decided]:
 
 def run_aa(request: CompareRequest, pairs: int, registry: Registry) -> FalseVerdicts:
     """Returns how often A is called faster or slower than itself on this machine, over so many comparisons."""
-    duels = min(pairs, DUELS_A_PROCESS)
-    batches = math.ceil(pairs / duels)
-    against_itself = dataclasses.replace(request, b=request.a, duels=duels, batches=batches)
-    return false_verdicts(run_compare(against_itself, registry)[:pairs], request.margin)
+    return false_verdicts(run_pairs(dataclasses.replace(request, b=request.a), pairs, registry), request.margin)
+
+
+def run_pairs(request: CompareRequest, pairs: int, registry: Registry, duels: int = DUELS_A_PROCESS) -> list[Decided]:
+    """Returns so many comparisons of each mode and length; `duels` of them share their processes."""
+    duels = min(pairs, duels)
+    many = dataclasses.replace(request, duels=duels, batches=math.ceil(pairs / duels))
+    return run_compare(many, registry)[:pairs]
 
 
 def false_verdicts(found: Sequence[Decided], margin: float) -> FalseVerdicts:
