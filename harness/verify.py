@@ -11,7 +11,7 @@ from harness.check.report import report_from_facts
 from harness.config import to_json
 from harness.errors import HarnessError, RecordError
 from harness.plugins import Registry
-from harness.record import CHECK, DUEL, GATED
+from harness.record import CHECK, DUEL, GATED, PEAK
 from harness.spec import Measure, Task, TaskSpec
 from harness.store import CONFIG, StoredRecord, arrays_sha256, stale_sums
 
@@ -59,7 +59,7 @@ def verify_labels(stored: StoredRecord, task: Task) -> list[str]:
 def recompute(stored: StoredRecord, raw: "Mapping[str, np.ndarray]", registry: Registry) -> dict[str, Measure]:
     """Returns the measures that the raw arrays give; arrays that give none raise RecordError."""
     record = stored.record
-    if record.status != "ok" and not raw:
+    if not raw and (record.status != "ok" or record.kind == PEAK):  # a mixer without step has no memory of decoding
         return {}
     if record.kind == CHECK:
         report_from_facts(record.facts)  # its verdict is read off its findings, so they must be readable
