@@ -105,12 +105,14 @@ def planted(args, found):
     for size in dict.fromkeys(sizes):
         pairs = run_pairs(compare_request(args, planted=size), args.planted_pairs, load_registry(), args.duels)
         called = sum(one.verdict.verdict == SLOWER for one in pairs)
-        found.setdefault("planted", []).append({"size": size, "pairs": len(pairs), "called": called})
+        ratio = float(np.median([one.verdict.ratio for one in pairs]))
+        found.setdefault("planted", []).append({"size": size, "pairs": len(pairs), "called": called, "ratio": ratio})
         wanted = called == 0 if size < 0.01 else called >= 0.95 * len(pairs)
         if size in PLANTED and size > 0.01 and size < found.get("smallest_found", 0.0):
             wanted = None  # below what this machine can see: undecided is the right answer
         target = "never" if size < 0.01 else "95 of 100"
-        rows.append(row(f"planted {size:.1%}: called slower", f"{called} of {len(pairs)}", target, wanted))
+        said = f"{called} of {len(pairs)}; median ratio {ratio:.4f}"
+        rows.append(row(f"planted {size:.1%}: called slower", said, target, wanted))
     return rows
 
 

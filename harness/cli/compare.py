@@ -5,7 +5,6 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -48,13 +47,18 @@ def compare(
     b: str | None,
     aa: bool,
     pairs: int,
+    lengths: tuple[int, ...],
+    modes: tuple[str, ...],
+    d_model: int,
+    batch_size: int,
+    dtype: str,
+    processes: int,
     margin: float,
     again: bool,
     files: tuple[str, ...],
     runs: Path,
     device: str,
     as_json: bool,
-    **typed: Any,
 ) -> None:
     """Compare two mixers: B is faster, slower, the same, or undecided, with the ratio and its interval.
 
@@ -74,8 +78,18 @@ def compare(
 
         registry = load_registry(files)
         warn(registry)
-        place = Place(runs=runs, device=device, again=again)
-        request = CompareRequest(a=a, b=b or a, margin=margin / PERCENT, place=place, **typed)
+        request = CompareRequest(
+            a=a,
+            b=b or a,
+            lengths=lengths,
+            modes=modes,
+            d_model=d_model,
+            batch_size=batch_size,
+            dtype=dtype,
+            processes=processes,
+            margin=margin / PERCENT,
+            place=Place(runs=runs, device=device, again=again),
+        )
         try:
             false = run_aa(request, pairs, registry) if aa else None
             found = run_compare(request, registry) if not aa else []

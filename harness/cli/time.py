@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from tabulate import tabulate
@@ -51,7 +51,22 @@ def words(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[s
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def time(files: tuple[str, ...], runs: Path, device: str, again: bool, as_json: bool, **typed: Any) -> None:
+def time(
+    mixers: tuple[str, ...],
+    lengths: tuple[int, ...],
+    modes: tuple[str, ...],
+    d_model: int,
+    batch_size: int,
+    layers: str,
+    dtype: str,
+    processes: int,
+    seed: int,
+    again: bool,
+    files: tuple[str, ...],
+    runs: Path,
+    device: str,
+    as_json: bool,
+) -> None:
     """Time mixers: several fresh processes a point, in shuffled order, with a fixed probe around every series.
 
     A mixer without a green check of its code on this class of device is checked first, and not timed where a promise
@@ -67,7 +82,18 @@ def time(files: tuple[str, ...], runs: Path, device: str, again: bool, as_json: 
 
         registry = load_registry(files)
         warn(registry)
-        request = TimeRequest(place=Place(runs=runs, device=device, again=again), **typed)
+        request = TimeRequest(
+            mixers=mixers,
+            lengths=lengths,
+            modes=modes,
+            d_model=d_model,
+            batch_size=batch_size,
+            layers=layers,
+            dtype=dtype,
+            processes=processes,
+            seed=seed,
+            place=Place(runs=runs, device=device, again=again),
+        )
         try:
             timed = run_times(request, registry)
         except KeyboardInterrupt:

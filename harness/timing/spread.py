@@ -15,7 +15,8 @@ from harness.timing.settings import MODES
 from harness.timing.watch import disturbed_by
 
 PERCENT, MIB = 100.0, 2**20
-DRIFT = 0.1  # of the probe beside a series and over its process
+DRIFT = 0.1  # of the probe, from one side of a series to the other
+SLOW_CLOCK = 0.75  # of the fastest clock in the process, before a series counts as throttled
 SHORT_MS, SHORT_SPREAD, LONG_SPREAD = 0.1, 0.03, 0.01  # between processes, before a row is called unstable
 VARIANTS = ("", "_cold", "_graph")
 Raw = Mapping[str, np.ndarray]
@@ -72,6 +73,9 @@ def disturbances(raw: Raw, name: str) -> list[str]:
     before, after = reading_ms(raw["probe_ms"])[raw[f"{name}_probe"]]
     if max(before, after) > (1 + DRIFT) * min(before, after):
         found.append("probe drift")
+    cycles_ms = raw["probe_ms"][:, 2]  # a fixed number of cycles: nan where there is no such clock
+    if cycles_ms[raw[f"{name}_probe"]].max() > cycles_ms.min() / SLOW_CLOCK:
+        found.append("slow clock")
     return found
 
 

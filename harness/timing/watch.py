@@ -14,7 +14,6 @@ from harness.timing.nvml import Gpu
 SLACK_S = 0.05  # the system counts CPU time in steps of 10 ms on each core
 OTHER_CORES = 0.1  # of other processes, beyond the slack
 STOLEN_CORES = 0.02  # taken by the hypervisor
-SLOW_CLOCK = 0.75  # share of the highest clock seen under which a GPU counts as throttled
 LATE = 1.05  # of the median: a preempted sample that took no longer was not disturbed
 
 

@@ -71,6 +71,14 @@ def test_what_disturbed_a_series_is_said(raw, said):
     assert not said or row.notes[0] == f"disturbed 1/3: {', '.join(said)}"
 
 
+def test_a_gpu_whose_clock_fell_is_noticed():
+    raw = process()
+    raw["probe_ms"] = np.array([[4.0, 1.0, 0.5], [4.0, 1.0, 0.7]])
+    assert disturbances(raw, "forward") == ["slow clock"]
+    raw["probe_ms"][1, 2] = 0.55
+    assert disturbances(raw, "forward") == []
+
+
 def test_the_floor_is_the_larger_of_bytes_and_operations_at_the_ceilings():
     assert floor_ms(process(), "forward") == pytest.approx(0.4)
     assert row_of("m", "forward", [process(ms=0.8)], {"flops_by": {"forward": "me"}}, 1.0).floor_pct == pytest.approx(
