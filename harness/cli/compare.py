@@ -5,13 +5,17 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.listing import warn
-from harness.cli.time import INTERRUPTED, numbers, words
+from harness.cli.time import numbers, resumable, words
 from harness.errors import InputError
 from harness.plugins import load_registry
+
+if TYPE_CHECKING:
+    from harness.sweep.duels import CompareRequest
 
 PERCENT = 100.0
 
@@ -72,30 +76,33 @@ def compare(
     """
     if aa == (b is not None):
         raise InputError("give two mixers, or one and --aa: harness compare A B, harness compare A --aa")
-    with contextlib.redirect_stdout(sys.stderr):  # plugins may print
-        from harness.sweep.duels import CompareRequest, run_aa, run_compare
-        from harness.sweep.gated import Place
+    from harness.sweep.duels import CompareRequest
+    from harness.sweep.gated import Place
 
+    request = CompareRequest(
+        a=a,
+        b=b or a,
+        lengths=lengths,
+        modes=modes,
+        d_model=d_model,
+        batch_size=batch_size,
+        dtype=dtype,
+        processes=processes,
+        margin=margin / PERCENT,
+        place=Place(runs=runs, device=device, again=again),
+    )
+    _decide(request, pairs if aa else None, files, as_json)
+
+
+def _decide(request: "CompareRequest", pairs: int | None, files: tuple[str, ...], as_json: bool) -> None:
+    """Compares, or where `pairs` is given compares A with itself so often, and prints what came out."""
+    from harness.sweep.duels import run_aa, run_compare
+
+    with contextlib.redirect_stdout(sys.stderr):  # plugins may print
         registry = load_registry(files)
         warn(registry)
-        request = CompareRequest(
-            a=a,
-            b=b or a,
-            lengths=lengths,
-            modes=modes,
-            d_model=d_model,
-            batch_size=batch_size,
-            dtype=dtype,
-            processes=processes,
-            margin=margin / PERCENT,
-            place=Place(runs=runs, device=device, again=again),
-        )
-        try:
-            false = run_aa(request, pairs, registry) if aa else None
-            found = run_compare(request, registry) if not aa else []
-        except KeyboardInterrupt:
-            click.echo("interrupted: finished processes are on disk; run the same command again to continue", err=True)
-            sys.exit(INTERRUPTED)
+        false = None if pairs is None else resumable(lambda: run_aa(request, pairs, registry))
+        found = [] if pairs is not None else resumable(lambda: run_compare(request, registry))
     if as_json:
         plain = dataclasses.asdict(false) if false is not None else [one.to_json() for one in found]
         click.echo(json.dumps(plain, indent=2))

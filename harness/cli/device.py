@@ -26,12 +26,13 @@ def device(device: str, again: bool, as_json: bool) -> None:
 
     chosen = choose_device(device)
     threads = alone(chosen).threads
-    found = ensure_ceilings(chosen, threads, again=again)
+    told = device_facts(chosen)
+    found = ensure_ceilings(chosen, told, threads, again=again)
     facts: dict[str, Any] = {
-        "facts": device_facts(chosen),
+        "facts": told,
         "conditions": conditions(Gpu(chosen) if chosen == "cuda" else None),
         "ceilings": found.to_json(),
-        "kept_in": str(ceilings_path(chosen, threads)),
+        "kept_in": str(ceilings_path(told, threads)),
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))

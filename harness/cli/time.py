@@ -3,8 +3,9 @@
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from tabulate import tabulate
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 DASH = "–"
+Result = TypeVar("Result")
 
 
 def numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -32,6 +34,15 @@ def numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple
 def words(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     """Returns the parts of text such as "forward,train"."""
     return tuple(part.strip() for part in value.split(","))
+
+
+def resumable(work: Callable[[], Result]) -> Result:
+    """Returns what the work gives; after Ctrl-C it says how to go on, and leaves with the shell's exit code for it."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        click.echo("interrupted: finished processes are on disk; run the same command again to continue", err=True)
+        sys.exit(INTERRUPTED)
 
 
 @click.command()
@@ -94,15 +105,8 @@ def time(
             seed=seed,
             place=Place(runs=runs, device=device, again=again),
         )
-        try:
-            timed = run_times(request, registry)
-        except KeyboardInterrupt:
-            click.echo("interrupted: finished processes are on disk; run the same command again to continue", err=True)
-            sys.exit(INTERRUPTED)
-    if as_json:
-        click.echo(json.dumps(timed.to_json(), indent=2))
-    else:
-        _show(timed)
+        timed = resumable(lambda: run_times(request, registry))
+    click.echo(json.dumps(timed.to_json(), indent=2)) if as_json else _show(timed)
     sys.exit(1 if timed.failed or timed.refused else 0)
 
 

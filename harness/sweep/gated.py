@@ -18,7 +18,7 @@ from harness.sweep.local import LocalExecutor, slots
 from harness.sweep.machine import choose_device
 from harness.sweep.plan import FAILED, NEW, OK, Plan, check_trial, entrants
 from harness.sweep.trial import Trial
-from harness.timing.device import device_facts
+from harness.timing.device import device_facts, facts_from_outside
 
 LIMITS = LimitsConfig(trial_minutes=10, memory_gib=16)
 PROCESS_S = {"speed": 8.0, "peak": 4.0, "duel": 6.0}  # usual, start included
@@ -45,7 +45,9 @@ class Gate:
         self.device, self.store = choose_device(place.device), Store(place.runs)
         found, self.unavailable = entrants(registry, names, self.device)
         self.mixers = [one.choice for one in found]
-        self.device_class = device_facts(self.device)["class"]
+        # a CUDA context in this process would be a neighbour of every process that is timed
+        self.facts = facts_from_outside(self.device) if self.device == "cuda" else device_facts(self.device)
+        self.device_class = self.facts["class"]
 
     def open(self) -> list[str]:
         """Returns one line for each mixer that may not be timed; the checks that are missing are made now."""

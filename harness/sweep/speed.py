@@ -1,5 +1,6 @@
 """One process of `harness time` or `harness compare`: what its worker measures, behind the gate of the contract."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _speed(job: Job, registry: Registry, report: Report) -> Outcome:
     config = config_of(job.trial)
     work = Workload(registry, job.trial.mixer, config, job.device)
     raw, facts = Visit(work, config.options, job.device).run(report)
-    ceilings = load_ceilings(job.device, job.threads)
+    ceilings = load_ceilings(device_facts(job.device), job.threads)
     if ceilings is not None:
         raw["ceilings"] = np.array([ceilings.copy_bytes_per_s, ceilings.flops_per_s(config.training.dtype) or np.nan])
     facts |= {"ceilings": None if ceilings is None else ceilings.to_json(), "depth": len(work.model.layers)}
@@ -93,6 +94,7 @@ def _peak(job: Job, registry: Registry, report: Report) -> Outcome:
     torch.set_num_threads(1)  # bytes do not depend on it, and others may be measured beside this process
     for number, mode in enumerate(config.options.modes):
         report(number, len(config.options.modes), f"memory of {mode}")
+        gc.collect()  # the layers of the mode before
         baseline = memory_baseline(job.device)
         try:
             call = Workload(registry, job.trial.mixer, config, job.device).call(mode)

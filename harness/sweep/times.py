@@ -59,11 +59,8 @@ class Timed:
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything as plain JSON values."""
-        rows = [
-            {**asdict(row), "clean": row.clean, "rank": self.ranks[row.series, row.T, row.mixer]} for row in self.rows
-        ]
         return {
-            "rows": rows,
+            "rows": [{**asdict(row), "clean": row.clean, "rank": self.rank(row)} for row in self.rows],
             "exponents": self.exponents,
             "probe_drift_pct": self.probe_drift_pct,
             "refused": list(self.refused),
@@ -77,14 +74,12 @@ def run_times(request: TimeRequest, registry: Registry) -> Timed:
     """Returns rows, exponents and ties; finished processes stay on disk, so the same command goes on where it ended."""
     lengths, modes = require_lengths(request.lengths), require_modes(request.modes)
     if request.processes < MIN_PROCESSES:
-        raise InputError(
-            f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: the spread between them"
-        )
+        raise InputError(f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: spread is the point")
+    parse_layers(request.layers, "attention")  # a pattern that cannot be read is the user's error, before anything
     gate = Gate(registry, request.mixers, request.place)
-    parse_layers(request.layers, "attention")  # a pattern that cannot be read is the user's error, before anything runs
     refused = gate.open()
     if gate.mixers:
-        ensure_ceilings(gate.device, alone(gate.device).threads)
+        ensure_ceilings(gate.device, gate.facts, alone(gate.device).threads)
     points = [(choice, T) for choice in gate.mixers for T in lengths]
     speeds = _in_rounds(points, request, modes, gate)
     peaks = [trial for point in points for trial in _peaks(point, request, modes, gate)]

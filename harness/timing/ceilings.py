@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,35 +44,34 @@ class Ceilings:
         return asdict(self)
 
 
-def ceilings_path(device: str, threads: int) -> Path:
-    """Returns where the ceilings of this device, driver and torch are kept."""
+def ceilings_path(facts: Mapping[str, Any], threads: int) -> Path:
+    """Returns where the ceilings of the device with these facts are kept: for one driver and one torch."""
     import platformdirs
 
-    facts = device_facts(device)
     name = digest([facts["class"], facts["driver"], facts["libraries"]["torch"], threads])[:12]
     return Path(platformdirs.user_cache_dir("mixer-harness")) / "ceilings" / f"{facts['class']}-{name}.json"
 
 
-def load_ceilings(device: str, threads: int) -> Ceilings | None:
+def load_ceilings(facts: Mapping[str, Any], threads: int) -> Ceilings | None:
     """Returns the ceilings measured before, or None."""
     try:
-        return Ceilings(**json.loads(ceilings_path(device, threads).read_text(encoding="utf-8")))
+        return Ceilings(**json.loads(ceilings_path(facts, threads).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def ensure_ceilings(device: str, threads: int, *, again: bool = False) -> Ceilings:
+def ensure_ceilings(device: str, facts: Mapping[str, Any], threads: int, *, again: bool = False) -> Ceilings:
     """Returns the ceilings, measured now in a process of its own where they are not known yet."""
     import subprocess
 
-    found = None if again else load_ceilings(device, threads)
+    found = None if again else load_ceilings(facts, threads)
     if found is not None:
         return found
     path = os.pathsep.join(part for part in sys.path if part)
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-P", "-m", "harness.timing.ceilings", device, str(threads)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    found = load_ceilings(device, threads)
+    found = load_ceilings(facts, threads)
     if done.returncode or found is None:
         raise HarnessError(f"the ceilings of {device} could not be measured: {done.stderr.strip() or done.returncode}")
     return found
@@ -150,7 +150,7 @@ def save(ceilings: Ceilings, path: Path) -> None:
 def main() -> None:
     """Measures the ceilings of the device and threads named on the command line, and keeps them."""
     device, threads = sys.argv[1], int(sys.argv[2])
-    save(measure_ceilings(device, threads), ceilings_path(device, threads))
+    save(measure_ceilings(device, threads), ceilings_path(device_facts(device), threads))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Gpu:
         if found is None:
             return None
         # in a container the driver may report pids of the host: then our own looks foreign, and one is taken off
-        pids = {process.pid for process in found}
+        pids = {process.pid for process in found} - {os.getppid()}  # our parent waits
         return len(pids - {os.getpid()}) if os.getpid() in pids else max(len(pids) - 1, 0)
 
     def _ask(self, function: str, *args: Any, of_device: bool = True) -> Any:

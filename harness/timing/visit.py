@@ -19,6 +19,7 @@ from harness.timing.settings import SpeedOptions
 from harness.timing.stop import StopRule
 from harness.timing.workload import Workload
 
+COLD = ("forward", "decode")  # what a whole step or a prompt touches does not fit into a cache anyway
 GRAPHED = ("forward", "prefill")  # decode restores a state, train updates one: both stay with plain launches
 Report = Callable[[int, int, str], None]
 
@@ -66,16 +67,19 @@ class Visit:
         self._floor(mode, call)
         if self.gpu is None:
             return
-        self._series(f"{mode}_cold", cold(call, self.device))
+        if mode in COLD:
+            self._series(f"{mode}_cold", cold(call, self.device))
         if mode in GRAPHED:
-            try:
-                replay = graphed(self.work.call(mode), self.device)
-            except Exception as error:  # whatever a layer does that a graph cannot hold
-                self.missing[f"{mode}_graph"] = f"cannot be captured: {type(error).__name__}: {error}".partition("\n")[
-                    0
-                ]
-            else:
-                self._series(f"{mode}_graph", replay)
+            self._graph(mode)
+
+    def _graph(self, mode: str) -> None:
+        try:
+            replay = graphed(self.work.call(mode), self.device)
+        except Exception as error:  # whatever a layer does that a graph cannot hold
+            cause = str(error).partition("\n")[0]
+            self.missing[f"{mode}_graph"] = f"cannot be captured: {type(error).__name__}: {cause}"
+        else:
+            self._series(f"{mode}_graph", replay)
 
     def _series(self, name: str, call: Call) -> None:
         found = measure(call, self.device, self._rule(), self.gpu)

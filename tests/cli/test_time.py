@@ -46,7 +46,7 @@ def test_the_device_is_shown_with_ceilings_that_were_kept(tmp_path, monkeypatch)
         measured="2026-01-01T00:00:00+00:00",
         other_cores=1.2,
     )
-    save(known, ceilings_path("cpu", threads))
+    save(known, ceilings_path(device_facts("cpu"), threads))
     shown = CliRunner().invoke(device, ("--device", "cpu"))
     assert "20.0 GB/s" in shown.stdout
     assert "0.15 TFLOP/s" in shown.stdout

@@ -67,7 +67,7 @@ def known_ceilings(tmp_path_factory):
             measured="",
             other_cores=0.0,
         )
-        save(known, ceilings_path("cpu", threads))
+        save(known, ceilings_path(device_facts("cpu"), threads))
         yield known
 
 
@@ -257,10 +257,10 @@ def test_false_verdicts_are_counted_and_the_smallest_slowdown_is_told():
 
 
 def test_ceilings_that_cannot_be_read_are_unknown(known_ceilings):
-    path = ceilings_path("cpu", 99)
-    assert load_ceilings("cpu", 99) is None
+    path = ceilings_path(device_facts("cpu"), 99)
+    assert load_ceilings(device_facts("cpu"), 99) is None
     save(known_ceilings, path)
-    assert load_ceilings("cpu", 99) == known_ceilings
+    assert load_ceilings(device_facts("cpu"), 99) == known_ceilings
     path.write_text("{}")
-    assert load_ceilings("cpu", 99) is None
+    assert load_ceilings(device_facts("cpu"), 99) is None
     assert known_ceilings.flops_per_s("float16") is None
