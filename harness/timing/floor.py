@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from harness.spec import MixerSpec
 from harness.timing.workload import LABEL_EVERY, VOCAB, Workload
 
 COUNTER, DECLARED = "torch.utils.flop_counter", "the spec's flops()"
@@ -30,18 +29,18 @@ def counted_flops(fn: Callable[[], object]) -> int | None:
 
 
 def flops(work: Workload, mode: str, fn: Callable[[], object], units: int) -> tuple[int | None, str | None]:
-    """Returns (operations of one call of the mode, who counted them); the spec's own formula goes before the counter.
+    """Returns (operations of one call of the mode, who counted them); the specs' own formulas go before the counter.
 
-    The formula counts one layer over T tokens of one sequence; the products of the rest of the model are added.
+    A formula counts one layer over T tokens of one sequence; the products of the rest of the model are added.
     """
-    spec, config = work.layer.specs[0], work.layer.mixer_configs[0]
-    if spec.flops is None or mode == "decode":
+    model = work.layer if mode == "forward" else work.model
+    layers = list(zip(model.specs, model.mixer_configs, strict=True))
+    if mode == "decode" or any(spec.flops is None for spec, _ in layers):
         found = counted_flops(fn)
         return (None, None) if found is None else (found // units, COUNTER)
-    one = work.B * int(spec.flops(config, work.T))
+    declared = work.B * sum(int(spec.flops(config, work.T)) for spec, config in layers if spec.flops is not None)
     if mode == "forward":
-        return one, DECLARED
-    declared = sum(work.B * int(s.flops(c, work.T)) for s, c in _layers(work) if s.flops is not None)
+        return declared, DECLARED
     rows = work.B if mode == "prefill" else work.B * work.T // LABEL_EVERY
     forward = declared + 2 * rows * work.D * VOCAB + _channel_flops(work)
     return forward * (1 + BACKWARD if mode == "train" else 1), DECLARED
@@ -59,10 +58,6 @@ def least_bytes(work: Workload, mode: str) -> int:
     tokens = work.B * (work.T if mode == "prefill" else 1) * TOKEN_BYTES
     state = sum(work.state_bytes) if mode == "decode" else 0
     return weights + state + tokens + work.B * VOCAB * size
-
-
-def _layers(work: Workload) -> list[tuple[MixerSpec, Any]]:
-    return list(zip(work.model.specs, work.model.mixer_configs, strict=True))
 
 
 def _channel_flops(work: Workload) -> int:
