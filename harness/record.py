@@ -14,13 +14,18 @@ SCHEMA = 1
 KINDS = ("train", "test", "time")  # the kinds that belong to a task
 CHECK = "check"  # the kind that belongs to a mixer alone
 CONTRACT, CONTRACT_KEY = "contract", ""  # what stands in place of task, suite and suite_key in a check record
+SPEED, PEAK, DUEL = "speed", "peak", "duel"  # one process of `harness time`: its samples, its memory; of `compare`
+GATED = (SPEED, PEAK, DUEL)  # the kinds that need a green check of the same code on the same class of device
+ALONE = ("time", SPEED, DUEL)  # the kinds that have the machine to themselves
+TIMING = "timing"  # what stands in place of task and suite in them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One trial. A `train` trial is one learning rate and seed, scored on the validation split; a `test` trial
     reads the test split once with the chosen learning rate, all seeds; a `time` trial measures cost and state;
-    a `check` trial holds the mixer against its contract, once a mixer implementation, code and device class."""
+    a `check` trial holds the mixer against its contract, once a mixer implementation, code and device class;
+    `speed`, `peak` and `duel` are one process of a measurement, and name the green check they rest on."""
 
     schema: int = SCHEMA
     key: str  # hash of all that decides the result: task, protocol and plugin code, configuration
@@ -44,6 +49,24 @@ class Record:
     raw_sha256: str | None = None  # of raw.npz, the arrays every measure is computed from
 
 
+def require_gate(record: Record) -> None:
+    """Raises RecordError where a time stands without a green check of the same code on the same class of device."""
+    if record.kind not in GATED or record.status != "ok":
+        return
+    gates = {gate.get("mixer"): gate for gate in record.facts.get("gates") or []}
+    other = (record.config.get("options") or {}).get("other")
+    for mixer in filter(None, (record.mixer, other)):
+        gate = gates.get(mixer, {})
+        same = gate.get("class") == record.environment.get("class") is not None
+        if mixer == record.mixer:
+            same = same and gate.get("code_sha256") == record.plugin.get("code_sha256") is not None
+        if gate.get("green") is not True or not same:
+            raise RecordError(
+                f"a {record.kind} record needs a green check of {mixer}, of the same code on the same class of device; "
+                f"make one: harness check {mixer}"
+            )
+
+
 def record_to_json(record: Record) -> dict[str, Any]:
     """Returns the record as plain JSON values."""
     return to_json(record)
@@ -61,9 +84,11 @@ def record_from_json(data: dict[str, Any]) -> Record:
         unknown = set(data) - known
         if unknown:
             raise RecordError(f"record has unknown fields: {', '.join(sorted(unknown))}")
-        return Record(**{**data, "measures": measures})
+        record = Record(**{**data, "measures": measures})
+        require_gate(record)
     except (TypeError, AttributeError) as error:
         raise RecordError(f"not a record: {error}") from error
+    return record
 
 
 def digest(value: Any) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, InputError, RecordError
-from harness.record import Record, record_from_json, record_to_json
+from harness.record import Record, record_from_json, record_to_json, require_gate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +101,7 @@ class Store:
         log: str | None = None,
     ) -> StoredRecord:
         """Returns the record as stored, its `raw_sha256` filled in; an ok record of the same key stays as it is."""
+        require_gate(record)
         record = replace(record, raw_sha256=arrays_sha256(raw) if raw else None)
         files = _contents(record, raw, curve, log)
         if weights is not None:

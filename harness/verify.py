@@ -11,7 +11,7 @@ from harness.check.report import report_from_facts
 from harness.config import to_json
 from harness.errors import HarnessError, RecordError
 from harness.plugins import Registry
-from harness.record import CHECK
+from harness.record import CHECK, DUEL, GATED, PEAK
 from harness.spec import Measure, Task, TaskSpec
 from harness.store import CONFIG, StoredRecord, arrays_sha256, stale_sums
 
@@ -44,7 +44,7 @@ def verify_labels(stored: StoredRecord, task: Task) -> list[str]:
     """Returns one line for each label array that is not the task's own; it draws or reads the split again."""
     import numpy as np
 
-    if stored.record.kind in ("time", CHECK):
+    if stored.record.kind in ("time", CHECK, *GATED):
         return []
     split = "test" if stored.record.kind == "test" else stored.record.config["training"]["select"]
     raw, wrong = stored.raw(), []
@@ -59,13 +59,17 @@ def verify_labels(stored: StoredRecord, task: Task) -> list[str]:
 def recompute(stored: StoredRecord, raw: "Mapping[str, np.ndarray]", registry: Registry) -> dict[str, Measure]:
     """Returns the measures that the raw arrays give; arrays that give none raise RecordError."""
     record = stored.record
-    if record.status != "ok" and not raw:
+    if not raw and (record.status != "ok" or record.kind == PEAK):  # a mixer without step has no memory of decoding
         return {}
     if record.kind == CHECK:
         report_from_facts(record.facts)  # its verdict is read off its findings, so they must be readable
         return {}
     if record.kind == "time":
         from harness.timing.cost import cost_measures as compute  # imports torch: only where it is needed
+    elif record.kind == DUEL:
+        from harness.timing.duel import duel_measures as compute
+    elif record.kind in GATED:
+        from harness.timing.spread import speed_measures as compute
     elif record.kind in ("train", "test"):
         spec = registry.task(record.task)
         if (SEEDS in raw) != (record.kind == "test"):
@@ -76,7 +80,7 @@ def recompute(stored: StoredRecord, raw: "Mapping[str, np.ndarray]", registry: R
         def compute(raw: "Mapping[str, np.ndarray]") -> dict[str, Measure]:
             return score_arrays(spec, raw)
     else:
-        raise RecordError(f"record kind {record.kind!r} is none of train, test, time, check")
+        raise RecordError(f"record kind {record.kind!r} is none of train, test, time, check, speed, peak, duel")
     try:
         return compute(raw)
     except HarnessError:

@@ -9,7 +9,7 @@ from typing import Any
 from harness.board.points import config_digest_input
 from harness.config import run_config_from_json
 from harness.plugins import Registry
-from harness.record import CHECK, Record
+from harness.record import CHECK, GATED, Record
 from harness.spec import Task
 from harness.store import StoredRecord
 from harness.verify import verify, verify_labels
@@ -51,7 +51,7 @@ class Checker:
         wrong = verify(stored, self.registry)
         if wrong or stored.record.status != "ok":
             return Checked(stored, tuple(wrong), "not compared")
-        if stored.record.kind in ("time", CHECK):
+        if stored.record.kind in ("time", CHECK, *GATED):
             return Checked(stored, (), "none")
         task = self._task(stored.record) if self.labels else "not asked for"
         if isinstance(task, str):

@@ -11,7 +11,7 @@ from harness.check.promise import NOT_APPLICABLE
 from harness.check.report import KIT_VERSION, report_from_facts
 from harness.errors import InputError
 from harness.pattern import parse_mixer
-from harness.record import CHECK, Record
+from harness.record import CHECK, GATED, Record
 from harness.store import RECORD, Damage, Store, StoredRecord
 
 CAUSALITY = "causality"  # a mixer that declares itself non-causal is checked, shown and not ranked
@@ -114,6 +114,8 @@ def points(store: Records) -> list[Point]:
     checks: dict[tuple[str, ...], StoredRecord] = {}
     for stored in sorted(store.records(), key=lambda stored: stored.record.started):
         record = stored.record
+        if record.kind in GATED:  # of `harness time` and `harness compare`: they belong to no preset
+            continue
         if record.kind == CHECK:
             checks[record.mixer, str(record.plugin.get("code_sha256")), str(device_class(record))] = stored
         elif device_class(record) is None:
@@ -183,7 +185,7 @@ def of_suite(store: Records, suite: str | None) -> Gathered:
     found = store.records()
     if suite is None:
         return Gathered(tuple(found))
-    names = {s.record.suite for s in found if s.record.kind != CHECK}
+    names = {s.record.suite for s in found if s.record.kind not in (CHECK, *GATED)}
     chosen = [s for s in found if s.record.kind == CHECK or suite in (s.record.suite, s.record.suite.removesuffix("*"))]
     if found and not any(suite in (name, name.removesuffix("*")) for name in names):
         listed = ", ".join(sorted(names))

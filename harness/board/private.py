@@ -19,6 +19,9 @@ PUBLIC = (
     "driver",
     "cuda",
     "compute_capability",
+    "power_limit_w",
+    "clock_max_mhz",
+    "mig",
     "cpu",
     "cores",
     "threads",
@@ -26,6 +29,9 @@ PUBLIC = (
     "python",
     "os",
     "libraries",
+    "governor",
+    "quota_cores",
+    "memory_limit_mib",
 )
 ABSOLUTE = re.compile(r"(?:/|~|[A-Za-z]:[\\/]|\\\\|file:)")  # how an absolute path begins
 INSIDE = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:[\\/]|/(?!(?:proc|sys|dev)/)[\w.@+-]+/)[^\s'\"]*[\w.]")

@@ -12,6 +12,9 @@ from harness.errors import HarnessError
 COMMANDS = {  # name -> (module, function, help)
     "run": ("harness.cli.run", "run", "Train and measure mixers, then print the leaderboard."),
     "check": ("harness.cli.check", "check", "Hold mixers against their contract."),
+    "time": ("harness.cli.time", "time", "Time mixers, and say how well the times are known."),
+    "compare": ("harness.cli.compare", "compare", "Decide which of two mixers is faster, or that nobody can say."),
+    "device": ("harness.cli.device", "device", "Show this device and the rates that it reaches."),
     "leaderboard": ("harness.cli.board", "leaderboard", "Print the leaderboard of a folder of records."),
     "submit": ("harness.cli.board", "submit", "Verify records and add them to the leaderboard."),
     "verify": ("harness.cli.board", "verify", "Recompute every number of a record from its raw data."),

@@ -109,18 +109,24 @@ class Bench:
 
     def time(self) -> Outcome:
         """Returns the cost of the model, measured with nothing else running."""
+        from harness.timing.conditions import conditions
         from harness.timing.cost import cost_measures, measure_cost
         from harness.timing.memory import memory_baseline
+        from harness.timing.nvml import Gpu
+        from harness.timing.watch import between, read
 
         timing = self.config.timing
         self.report(0, 1, "timing")
-        busy = busy_cores()
+        gpu = Gpu(self.job.device) if self.job.device == "cuda" else None
+        busy, before, start = busy_cores(), conditions(gpu), read(gpu)
         batch = timing_batch(self.task, timing.batch_size, timing.T)
         baseline = memory_baseline(self.job.device)  # what the process holds before there is a model
         # as long as in training, so that parameters and state are those of the model that was scored
         model = self.build(self.config.training.seeds[0], max(self.task.max_len, timing.T))
         raw, facts = measure_cost(model, batch, self.config, self.job.device, baseline)
-        return Outcome(cost_measures(raw), {**facts, **model_facts(model), "busy_cores": busy}, raw)
+        others = round(max(busy, between(start, read(gpu)).other_cores), 2)  # before it, or while it was timed
+        facts |= {"busy_cores": others, "conditions": {"before": before, "after": conditions(gpu)}}
+        return Outcome(cost_measures(raw), {**facts, **model_facts(model)}, raw)
 
     def _trained(self, key: str) -> StoredRecord:
         stored = Store(Path(self.job.runs)).find(key)

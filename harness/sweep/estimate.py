@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.config import RunConfig, to_json
 from harness.pattern import MixerChoice
-from harness.record import digest
+from harness.record import ALONE, digest
 from harness.store import Store
 from harness.sweep.trial import Trial
 
@@ -134,9 +134,9 @@ def shape(kind: str, mixer: str, config: dict[str, Any] | RunConfig) -> str:
 
 
 def wall_seconds(trials: Sequence[Trial], workers: int) -> float:
-    """Returns how long the trials take together: training and tests on all workers, time trials one by one."""
-    packed = [trial.seconds for trial in trials if trial.kind != "time"]
-    alone = sum(trial.seconds for trial in trials if trial.kind == "time")
+    """Returns how long the trials take together: training and tests on all workers, what is timed one by one."""
+    packed = [trial.seconds for trial in trials if trial.kind not in ALONE]
+    alone = sum(trial.seconds for trial in trials if trial.kind in ALONE)
     return alone + (max(sum(packed) / workers, max(packed)) if packed else 0.0)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import harness
 from harness.pattern import MixerChoice
 from harness.plugins import Registry, source_sha256
-from harness.record import CHECK, digest
+from harness.record import CHECK, GATED, digest
 
 PROTOCOL = ("model.py", "train.py", "attention.py", "tasks")  # files and folders of the package
 TIMING = (*PROTOCOL, "timing")
@@ -14,10 +14,11 @@ KIT = ("check", "model.py")
 
 
 def code_sha256(kind: str, task: str, layers: Sequence[MixerChoice], registry: Registry) -> str:
-    """Returns the digest of the sources of the protocol, the task (a check has none) and every layer's mixer."""
+    """Returns the digest of the sources of the protocol, the task (others have none) and every layer's mixer."""
     root = Path(harness.__file__).parent
-    parts = [root / part for part in {"time": TIMING, CHECK: KIT}.get(kind, PROTOCOL)]
+    sources = {"time": TIMING, CHECK: KIT, **dict.fromkeys(GATED, TIMING)}
+    parts = [root / part for part in sources.get(kind, PROTOCOL)]
     files = [file for part in parts for file in (sorted(part.rglob("*.py")) if part.is_dir() else [part])]
-    asked = [] if kind == CHECK else [registry.origin(registry.task(task)).code_sha256()]
+    asked = [] if kind in (CHECK, *GATED) else [registry.origin(registry.task(task)).code_sha256()]
     plugins = [registry.origin(registry.spec(layer)).code_sha256() for layer in layers]
     return digest([source_sha256(files, root), *asked, plugins])

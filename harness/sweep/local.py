@@ -18,7 +18,7 @@ import psutil
 
 from harness.errors import HarnessError
 from harness.plugins import Registry
-from harness.record import record_to_json
+from harness.record import ALONE, record_to_json
 from harness.store import Store, StoredRecord
 from harness.sweep.bench import chosen_lr, why_no_lr
 from harness.sweep.machine import gpus, physical_cores
@@ -83,16 +83,16 @@ class LocalExecutor:
         self.selector = selectors.DefaultSelector()
 
     def run(self) -> None:
-        """Runs training and tests side by side, then the time trials one by one with nothing else running."""
+        """Runs training and tests side by side, then what is timed one by one with nothing else running."""
         todo = self.plan.todo
-        packed = [trial for trial in todo if trial.kind != "time"]
+        packed = [trial for trial in todo if trial.kind not in ALONE]
         # the longest first: no core is left alone with a long trial at the end. Tests follow their training.
         packed.sort(key=lambda trial: (trial.kind != "test", -trial.seconds))
         with tempfile.TemporaryDirectory(prefix="mixer-harness-") as folder:
             self.folder = Path(folder)
             try:
                 self._pool(packed, slots(self.plan.device, self.jobs) if packed else [])
-                timed = [trial for trial in todo if trial.kind == "time"]
+                timed = [trial for trial in todo if trial.kind in ALONE]
                 self._pool(timed, [alone(self.plan.device)] if timed else [])
             finally:
                 for worker in self.running:

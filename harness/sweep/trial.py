@@ -10,7 +10,7 @@ from typing import Any
 from harness.config import RunConfig, run_config_from_json, to_json
 from harness.pattern import parse_mixer
 from harness.plugins import Registry
-from harness.record import CHECK, Record
+from harness.record import CHECK, GATED, PEAK, Record
 
 Event = dict[str, Any]  # what a worker reports: one JSON object a line
 
@@ -20,7 +20,7 @@ class Trial:
     """One process' worth of work."""
 
     key: str
-    kind: str  # "train", "test", "time" or "check"
+    kind: str  # one of record.KINDS, CHECK, or record.GATED
     mixer: str  # canonical text, implementation pinned
     layers: str  # every layer's canonical text, first layer first, so that a worker builds what was planned
     code: str  # digest of the sources, as planned
@@ -39,10 +39,19 @@ class Trial:
         """Returns the trial in a few words: task, mixer, and what tells it from its neighbours."""
         if self.kind == CHECK:
             return f"check {self.mixer}"
+        if self.kind in GATED:
+            return self._process_label
         words = [self.task, self.mixer, *([self.kind] if self.kind != "train" else [])]
         if self.kind == "train":
             words += [f"lr={self.lr:g}", f"seed={self.seed}"]
         return " ".join(words)
+
+    @property
+    def _process_label(self) -> str:
+        options, T = self.config["options"], self.config["timing"]["T"]
+        against = f" against {options['other']}" if "other" in options else ""
+        what = "memory of " + ", ".join(options["modes"]) if self.kind == PEAK else f"process {options['process']}"
+        return f"{self.mixer}{against} T={T} {what}"
 
     @property
     def limits(self) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from harness.check.seals import Seals, require_unbroken, seal
 from harness.errors import HarnessError
 from harness.pattern import parse_layers
 from harness.plugins import Registry, load_registry
-from harness.record import CHECK, Record
+from harness.record import CHECK, GATED, Record
 from harness.store import Store
 from harness.sweep.bench import Bench, Outcome
 from harness.sweep.contract import check
@@ -92,7 +92,9 @@ def main() -> None:
 def sealed() -> Seals:
     """Returns what measures, as it is now: clocks, torch's functions, and all of the harness that a trial runs."""
     import harness.sweep.contract
+    import harness.sweep.speed
     import harness.timing.cost
+    import harness.timing.duel
     import harness.verify  # noqa: F401
 
     return seal()
@@ -142,6 +144,11 @@ def _measured(job: Job, registry: Registry, reporter: Reporter, record: Record) 
     if trial.kind == CHECK:
         outcome = check(job, registry, reporter.progress)
         return dataclasses.replace(record, facts={**record.facts, **outcome.facts}), outcome
+    if trial.kind in GATED:
+        from harness.sweep.speed import speed
+
+        outcome = speed(job, registry, reporter.progress)
+        return dataclasses.replace(record, measures=outcome.measures, facts={**record.facts, **outcome.facts}), outcome
     spec, config = registry.task(trial.task), trial.run_config(registry)
     task = spec.load(config.options, lambda what, fraction: None)
     bench = Bench(job, registry, spec, task, config, reporter.progress)

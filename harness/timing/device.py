@@ -1,5 +1,6 @@
 """What the numbers were measured on: the device, its driver, the libraries. A missing fact is an explicit None."""
 
+import json
 import os
 import platform
 import re
@@ -12,7 +13,10 @@ from typing import Any
 
 import psutil
 
+from harness.errors import HarnessError
 from harness.hookspecs import PROJECT
+from harness.timing.conditions import limits
+from harness.timing.nvml import Gpu
 
 LIBRARIES = ("mixer-harness", "torch", "numpy", "triton", "xformers")
 MIB = 1 << 20
@@ -30,6 +34,9 @@ def device_facts(device: str) -> dict[str, Any]:
         "driver": None,
         "cuda": torch.version.cuda,
         "compute_capability": None,
+        "power_limit_w": None,
+        "clock_max_mhz": None,
+        "mig": None,
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
@@ -37,6 +44,7 @@ def device_facts(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "os": platform.platform(),
         "libraries": library_versions(),
+        **limits(),
     }
     if torch.device(device).type == "cuda":
         facts.update(_cuda_facts(device))
@@ -44,6 +52,18 @@ def device_facts(device: str) -> dict[str, Any]:
         facts["name"], facts["memory_mib"] = facts["cpu"], facts["host_memory_mib"]
     facts["class"] = device_class(torch.device(device).type, str(facts["name"]), int(facts["cores"]))
     return facts
+
+
+def facts_from_outside(device: str) -> dict[str, Any]:
+    """Returns `device_facts` as a process of its own finds them, so that this one gets no context on the device."""
+    code = f"import json; from {__name__} import device_facts; print(json.dumps(device_facts({device!r})))"
+    path = os.pathsep.join(part for part in sys.path if part)
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise HarnessError(f"the device {device} does not answer: {done.stderr.strip().splitlines()[-1:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def device_class(kind: str, name: str, cores: int) -> str:
@@ -85,11 +105,13 @@ def _cuda_facts(device: str) -> dict[str, Any]:
 
     properties = torch.cuda.get_device_properties(device)
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    told = Gpu(device).facts()
     return {
+        **told,
         "name": properties.name,
         "memory_mib": properties.total_memory // MIB,
         "compute_capability": f"{properties.major}.{properties.minor}",
-        "driver": _output(query),
+        "driver": told["driver"] or _output(query),
     }
 
 

@@ -5,7 +5,14 @@ import re
 import pytest
 import torch
 
-from harness.timing.device import cpu_name, device_class, device_facts, library_versions, usable_cores
+from harness.timing.device import (
+    cpu_name,
+    device_class,
+    device_facts,
+    facts_from_outside,
+    library_versions,
+    usable_cores,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +40,11 @@ def test_the_facts_are_json_and_name_what_is_missing():
     assert re.fullmatch(r"cpu-[a-z0-9-]+-\d+c", facts["class"])
     assert facts["libraries"]["torch"] == torch.__version__
     assert "xformers" in facts["libraries"]  # null where it is not installed
+
+
+def test_another_process_finds_the_same_device():
+    ours, theirs = device_facts("cpu"), facts_from_outside("cpu")
+    assert {**theirs, "threads": None} == {**ours, "threads": None}
 
 
 def test_cores_are_those_this_process_may_use():

@@ -1,0 +1,180 @@
+"""`harness time`: what a mixer costs in time and memory, and how well that is known."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+from tabulate import tabulate
+
+from harness.cli.listing import warn
+from harness.errors import InputError
+from harness.plugins import load_registry
+from harness.timing.settings import MODES
+
+if TYPE_CHECKING:
+    from harness.sweep.times import Timed
+
+INTERRUPTED = 130
+DASH = "–"
+Result = TypeVar("Result")
+
+
+def numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Returns whole numbers from text such as "128,512"."""
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise InputError(f"{parameter.opts[0]} takes whole numbers with commas between, got {value!r}") from None
+
+
+def words(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Returns the parts of text such as "forward,train"."""
+    return tuple(part.strip() for part in value.split(","))
+
+
+def resumable(work: Callable[[], Result]) -> Result:
+    """Returns what the work gives; after Ctrl-C it says how to go on, and leaves with the shell's exit code for it."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        click.echo("interrupted: finished processes are on disk; run the same command again to continue", err=True)
+        sys.exit(INTERRUPTED)
+
+
+@click.command()
+@click.argument("mixers", nargs=-1, required=True, metavar="MIXER...")
+@click.option("--T", "lengths", default="128,512,2048", show_default=True, callback=numbers, help="Lengths.")
+@click.option("--mode", "modes", default=",".join(MODES), show_default=True, callback=words, help="What is timed.")
+@click.option("--d-model", default=64, show_default=True, type=click.IntRange(min=1), help="Width.")
+@click.option("--batch", "batch_size", default=4, show_default=True, type=click.IntRange(min=1), help="Sequences.")
+@click.option("--layers", default="MIXER*2", show_default=True, metavar="PATTERN", help="Of train, prefill, decode.")
+@click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16 (autocast).")
+@click.option("--processes", default=3, show_default=True, metavar="N", help="Fresh processes a point; at least 3.")
+@click.option("--seed", default=0, show_default=True, help="Of the order in which points are visited.")
+@click.option("--again", is_flag=True, help="Measure again what is on disk already.")
+@click.option("--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file; repeatable.")
+@click.option(
+    "--runs", default="runs", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Records."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def time(
+    mixers: tuple[str, ...],
+    lengths: tuple[int, ...],
+    modes: tuple[str, ...],
+    d_model: int,
+    batch_size: int,
+    layers: str,
+    dtype: str,
+    processes: int,
+    seed: int,
+    again: bool,
+    files: tuple[str, ...],
+    runs: Path,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Time mixers: several fresh processes a point, in shuffled order, with a fixed probe around every series.
+
+    A mixer without a green check of its code on this class of device is checked first, and not timed where a promise
+    is broken. Finished processes are kept in --runs: stop with Ctrl-C, type the same command, and it goes on.
+
+    \b
+    Examples: harness time attention ema
+              harness time gla --T 512,1024,2048,4096 --mode forward,decode
+    """
+    with contextlib.redirect_stdout(sys.stderr):  # plugins may print
+        from harness.sweep.gated import Place
+        from harness.sweep.times import TimeRequest, run_times
+
+        registry = load_registry(files)
+        warn(registry)
+        request = TimeRequest(
+            mixers=mixers,
+            lengths=lengths,
+            modes=modes,
+            d_model=d_model,
+            batch_size=batch_size,
+            layers=layers,
+            dtype=dtype,
+            processes=processes,
+            seed=seed,
+            place=Place(runs=runs, device=device, again=again),
+        )
+        timed = resumable(lambda: run_times(request, registry))
+    click.echo(json.dumps(timed.to_json(), indent=2)) if as_json else _show(timed)
+    sys.exit(1 if timed.failed or timed.refused else 0)
+
+
+def _show(timed: "Timed") -> None:
+    if timed.rows:
+        click.echo(tabulate(_rows(timed), headers="keys", tablefmt="simple", disable_numparse=True, stralign="right"))
+        click.echo(_legend(timed))
+    if timed.exponents:
+        click.echo("\n" + tabulate(_exponents(timed), headers="keys", tablefmt="simple", disable_numparse=True))
+    for line in (*timed.refused, *(f"failed: {line}" for line in timed.failed)):
+        click.echo(line, err=True)
+    for mixer, reason in timed.unavailable:
+        click.echo(f"not timed: {mixer}: unavailable here: {reason}", err=True)
+
+
+def _rows(timed: "Timed") -> list[dict[str, str]]:
+    return [
+        {
+            "mode": row.series.replace("_", " "),
+            "T": str(row.T),
+            "rank": str(timed.rank(row)),
+            "mixer": row.mixer,
+            "ms": f"{row.ms.value:.4g}",
+            "within ±%": f"{row.within_pct:.1f}",
+            "between %": f"{row.between_pct:.1f}",
+            "× probe": f"{row.per_probe.value:.3g}",
+            "floor %": DASH if row.floor_pct is None else f"{row.floor_pct:.0f}",
+            "first ms": f"{row.first_ms:.3g}",
+            "peak MiB": DASH if row.peak_mib is None else f"{row.peak_mib:.1f}",
+            "state KiB": DASH if row.state_kib is None or row.series != "decode" else f"{row.state_kib:.4g}",
+            "notes": "; ".join(row.notes) or "clean",
+        }
+        for row in timed.rows
+    ]
+
+
+def _legend(timed: "Timed") -> str:
+    counts = sorted({row.ms.spread for row in timed.rows})
+    counted = sorted({row.flops_by for row in timed.rows if row.flops_by})
+    return "\n".join(
+        [
+            "ms: median of the processes' medians; equal ranks: their ranges overlap",
+            "within: half the distance of the quartiles in one process; between: "
+            f"{' or '.join(counts)}, greatest minus least",
+            "× probe: in units of a fixed product and copy, timed just before and after; it moved by up to "
+            f"{timed.probe_drift_pct or 0:.0f} % within a process",
+            "floor: the share that the bytes and operations need at the measured ceilings (harness device); operations "
+            f"by {' and '.join(counted) or 'nobody'}",
+            "first: the slowest first call, compilation and autotuning included; it is in no other column",
+        ]
+    )
+
+
+def _exponents(timed: "Timed") -> list[dict[str, str]]:
+    return [
+        {
+            "mixer": found["mixer"],
+            "mode": found["series"].replace("_", " "),
+            "time ~ T^": _power(found["time"]),
+            "peak memory ~ T^": _power(found["memory"]),
+            "lengths": str(found["lengths"]),
+        }
+        for found in timed.exponents
+    ]
+
+
+def _power(fit: tuple[float, float | None] | None) -> str:
+    if fit is None:
+        return DASH
+    slope, error = fit
+    return f"{slope:.2f}" + (f" ±{error:.2f}" if error is not None else "")

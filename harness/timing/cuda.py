@@ -1,0 +1,59 @@
+"""What only a CUDA device has: a cache to flush, operands to rotate, a graph to replay."""
+
+from collections.abc import Callable
+
+import torch
+
+from harness.timing.sample import Call
+
+ROTATE_CACHES = 3  # operands in turn fill so many times the cache, so that none is still there
+MOST_ROTATIONS = 64
+CAPTURE_CALLS = 3  # on a side stream, before a capture: lazy initialisation must not be recorded
+
+
+def cache_bytes(device: str) -> int:
+    """Returns the size of the last-level cache of the GPU."""
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+
+
+def rotations(device: str, operand_bytes: int) -> int:
+    """Returns how many inputs take turns on the device; one on a CPU."""
+    if torch.device(device).type != "cuda":
+        return 1
+    wanted = -(-ROTATE_CACHES * cache_bytes(device) // max(operand_bytes, 1))
+    return max(1, min(wanted, MOST_ROTATIONS))
+
+
+def flush(device: str) -> Callable[[], object]:
+    """Returns a function that writes a buffer of twice the cache: what was in it is gone. It runs in the stream."""
+    buffer = torch.empty(2 * cache_bytes(device), dtype=torch.uint8, device=device)
+    return buffer.zero_
+
+
+def cold(call: Call, device: str) -> Call:
+    """Returns the call with the cache flushed before each sample, outside the timed window."""
+    empty = flush(device)
+
+    def before() -> None:
+        if call.before is not None:
+            call.before()
+        empty()
+
+    return Call(fn=call.fn, before=before, units=call.units)
+
+
+def graphed(call: Call, device: str) -> Call:
+    """Returns the replay of the call as one CUDA graph: what is left when launches cost nothing.
+
+    Raises whatever torch raises where the call cannot be captured: it copies from the host, say, or waits.
+    """
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(CAPTURE_CALLS):
+            call.fn()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call.fn()
+    return Call(fn=graph.replay, units=call.units)
