@@ -7,7 +7,8 @@ import sys
 import threading
 
 import pytest
-from cheats import FATAL, HONEST, KIT, PROCESS
+from cheats import HONEST, KIT
+from process_cheats import FATAL, PROCESS
 
 from harness.check.kit import PROMISES, run_kit
 from harness.check.subject import Subject

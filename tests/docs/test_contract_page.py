@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from cheats import FATAL, KIT, PROCESS
+from cheats import KIT
+from process_cheats import FATAL, PROCESS
 
 from harness.check.kit import PROMISES
 
