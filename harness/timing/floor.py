@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from harness.timing.workload import LABEL_EVERY, VOCAB, Workload
 
@@ -21,6 +20,8 @@ def counted_flops(fn: Callable[[], object]) -> int | None:
 
     Kernels that torch does not know, Triton's among them, count as nothing; causal attention counts as if it were full.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # a tenth of a second that no other worker should pay
+
     counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
     with contextlib.suppress(Exception), counter:  # a plugin's op may not survive being watched
         fn()
@@ -74,6 +75,8 @@ def _weight_bytes(module: nn.Module) -> int:
 
 def _cpu_attention() -> dict[Any, Any]:
     """Returns the formulas of attention on CPU, which torch's counter does not know."""
+
+    from torch.utils.flop_counter import sdpa_flop_count
 
     def forward(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
