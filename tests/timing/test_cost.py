@@ -84,6 +84,25 @@ def test_operations_and_operators_are_told_by_layer(measured):
     assert facts["operators_by_layer"] == [None, None]  # attention/torch leaves the choice to torch
 
 
+@pytest.mark.parametrize(("operator", "told"), [("fa2F", "fa2F"), (print, None)], ids=["a name", "a function"])
+def test_a_layer_may_name_its_operator_and_anything_else_of_that_name_is_left_out(operator, told):
+    model = attention()
+    for block in model.layers:
+        block.mixer.attend = named(operator, block.mixer.attend)
+    _, facts = measure_cost(model, a_batch(), CONFIG, "cpu")
+    assert json.loads(json.dumps(facts))["operators_by_layer"] == [told, told]
+
+
+def named(name, function):
+    class Named:
+        operator = name
+
+        def __call__(self, q, k, v):
+            return function(q, k, v)
+
+    return Named()
+
+
 def test_the_state_per_sequence_is_the_sum_over_the_layers(measured):
     raw, facts = measured
     a_layer = facts["state_bytes_by_layer"][0]

@@ -80,6 +80,10 @@ def test_only_the_blocks_of_the_pattern_meet(monkeypatch: pytest.MonkeyPatch) ->
     assert pairs == [MAX_LEN * 4 * 8]
 
 
+def test_the_layer_names_no_kernel() -> None:
+    assert BIGBIRD.build(config()).operator is None
+
+
 def test_operations_are_counted_for_the_pairs_that_are_seen() -> None:
     seen = sum(range(1, 33)) + 16 * (24 * 8 + 36)  # four blocks of all so far, then 24 whole keys and the own block
     assert BIGBIRD.flops(config(), MAX_LEN) == 8 * MAX_LEN * D * D + 4 * D * seen

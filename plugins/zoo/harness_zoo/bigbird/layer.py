@@ -18,7 +18,7 @@ class BlockSparse(nn.Module):
 
     def __init__(self, pattern: BlockPattern, max_len: int, operator: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.block, self.max_len, self.operator = pattern.block, max_len, operator
+        self.block, self.max_len, self.sparse = pattern.block, max_len, operator
         rows = pattern.rows(max_len)
         K = max(map(len, rows))
         self.register_buffer("table", torch.tensor([row + [-1] * (K - len(row)) for row in rows]), persistent=False)
@@ -30,7 +30,7 @@ class BlockSparse(nn.Module):
                 f"bigbird got T = {k.shape[2]} tokens but its blocks were drawn for max_len = {self.max_len}; "
                 "shorten the sequence, or build the layer with a larger max_len"
             )
-        return self.operator(q, k, v, self.table, self.block)
+        return self.sparse(q, k, v, self.table, self.block)
 
 
 class BigBird(SelfAttention):
