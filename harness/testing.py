@@ -5,13 +5,13 @@ from harness.testing import mixer_contract
 test_ema = mixer_contract("ema")
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from harness.check.kit import PROMISES, find
+from harness.check.kit import PROMISES, chosen, find
 from harness.check.promise import BROKEN, NOT_APPLICABLE, WAIVED
 from harness.check.subject import Subject
 from harness.errors import InputError
@@ -20,11 +20,14 @@ from harness.plugins import load_registry
 BY_NAME = {promise.name: promise for promise in PROMISES}
 
 
-def mixer_contract(mixer: str, *, plugin: Path | str | None = None, device: str = "cpu") -> Callable[[str], None]:
+def mixer_contract(
+    mixer: str, *, plugin: Path | str | None = None, device: str = "cpu", promises: Sequence[str] = ()
+) -> Callable[[str], None]:
     """Returns a pytest test with one case a promise; assign it to a name that begins with `test_`.
 
     `mixer` is what --mixer takes: `ema`, `gla/triton`, `base_conv(kernel=3)`; `plugin` is a bare file that registers
-    it. A waived promise is an expected failure, one that does not apply is skipped with its reason.
+    it; `promises` are those to test, all where none is named. A waived promise is an expected failure, one that does
+    not apply is skipped with its reason.
     """
     registry = load_registry([] if plugin is None else [str(plugin)])
     try:
@@ -33,7 +36,7 @@ def mixer_contract(mixer: str, *, plugin: Path | str | None = None, device: str 
         problems = "".join(f"\n{problem}" for problem in registry.problems)
         raise InputError(f"{error}{problems}") from error
 
-    @pytest.mark.parametrize("promise", list(BY_NAME))
+    @pytest.mark.parametrize("promise", [promise.name for promise in chosen(promises)])
     def keeps(promise: str) -> None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the tensors are small, and tests may run side by side

@@ -3,14 +3,25 @@
 import pytest
 import torch
 from harness_zoo import harness_mixers
-from kernel_support import DEVICE, draw, needs_loops, relative_error
+from kernel_support import DEVICE, INTERPRETED, draw, needs_loops, relative_error
 
 from harness import MixerConfig
+from harness.testing import mixer_contract
 
 pytestmark = needs_loops
 SPECS = {(spec.name, spec.implementation): spec for spec in harness_mixers()}
 NAMES = [name for name, implementation in SPECS if implementation == "triton"]
 CONFIG = MixerConfig(d_model=4, max_len=70, layer=1, n_layers=2)
+
+
+# All promises on a GPU. Interpreted, that takes minutes a mixer: there only the one that compares, at full size.
+PROMISES = ("implementations",) if INTERPRETED else ()
+test_short_conv = mixer_contract("short_conv/triton", device=DEVICE, promises=PROMISES)
+test_base_conv = mixer_contract("base_conv/triton", device=DEVICE, promises=PROMISES)
+test_long_conv = mixer_contract("long_conv/triton", device=DEVICE, promises=PROMISES)
+test_h3 = mixer_contract("h3/triton", device=DEVICE, promises=PROMISES)
+test_hyena = mixer_contract("hyena/triton", device=DEVICE, promises=PROMISES)
+test_rwkv4 = mixer_contract("rwkv4/triton", device=DEVICE, promises=PROMISES)
 
 
 def pair(name: str):
