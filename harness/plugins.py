@@ -159,7 +159,7 @@ class Registry:
             if clash.kind == kind and any(name in (taken, taken.partition("/")[0]) for taken in clash.names):
                 return InputError(str(clash.problem))
         what = "preset" if kind == "suite" else kind
-        return InputError(f"unknown {what} {name!r}: {nearest(name, names)} List them: harness {kind}s")
+        return InputError(f"unknown {what} {name!r}: {nearest(name, names)} (harness {kind}s lists them)")
 
     def record_hooks(self, record: Mapping[str, Any]) -> list[str]:
         """Returns one line for each `harness_record` hook that failed; all the others were told of the record."""
