@@ -22,7 +22,7 @@ def _mqar(N: int, D: int, vocab_size: int, examples: int, held_out: int) -> MQAR
 def _smoke() -> SuiteSpec:
     return SuiteSpec(
         name="smoke",
-        summary="does everything work: two minutes on two CPU cores, scores mean nothing",
+        summary="does everything work: twenty-five seconds a mixer on two CPU cores, scores mean nothing",
         runs=(
             RunConfig(
                 task="mqar",
@@ -47,7 +47,7 @@ def _smoke() -> SuiteSpec:
 def _quick() -> SuiteSpec:
     return SuiteSpec(
         name="quick",
-        summary="the finding twice at small scale: fifteen minutes on two CPU cores",
+        summary="the finding twice at small scale: two to four minutes a mixer on two CPU cores",
         default_on=("cpu",),
         runs=(
             RunConfig(
