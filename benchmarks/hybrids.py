@@ -16,13 +16,14 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.pattern import parse_layers
+from harness.pattern import parse_layers, parse_mixer
 from harness.plugins import load_registry
 from harness.store import Store
 from harness.tasks.pile.gap import SlicePerplexity, share_closed, share_from_recall
 from harness.verify import SEEDS
 
 BASE = "base_conv(kernel=published)"
+PUBLISHED = "selective_attention_published(k=32)"  # selected over the whole sequence: not causal, a control
 CELLS = {"mqar-128": (128, 8), "mqar-256": (256, 16)}  # N, D at d = 64
 STEPS = {"mqar-128": 1000, "mqar-256": 2000}
 
@@ -34,11 +35,13 @@ def selections(T):
 
 
 def mqar_layouts(T):
-    """Returns (layers, mixers in the place of MIXER); other shares of attention at the shorter length only."""
-    quarter = [("MIXER*4", [BASE]), (f"{BASE}*4,at=3:MIXER", selections(T))]
+    """Returns (layers, mixers in the place of MIXER); other shares and places at the shorter length only."""
     full, programmatic, _, learned, _ = selections(T)
-    others = [(f"{BASE}*{layers}:MIXER", [full, programmatic, learned]) for layers in ("4,at=2+3", "8,at=5")]
-    return quarter + (others if T == 128 else [])
+    quarter = [("MIXER*4", [BASE]), (f"{BASE}*4,at=2:MIXER", selections(T))]
+    others = ("4,at=3", "4,at=2+3", "8,at=2", "8,at=5")
+    if T > 128:
+        return quarter
+    return quarter + [(f"{BASE}*{layers}:MIXER", [full, programmatic, learned]) for layers in others]
 
 
 def pile_layouts(T):
@@ -54,9 +57,8 @@ def pile_layouts(T):
     return [
         ("MIXER*8", ["attention(positions=rotary)"]),
         ("MIXER*10", [BASE]),
-        (f"{BASE}*10,at=6:MIXER", [full, programmatic, learned, random, "sliding_window(window=16)"]),
+        (f"{BASE}*10,at=6:MIXER", [full, programmatic, learned, random, PUBLISHED, "sliding_window(window=16)"]),
         (f"{BASE}*10,at=4+8:MIXER", [programmatic, learned]),
-        (f"{BASE}*10,at=4+6+8:MIXER", [programmatic]),
     ]
 
 
@@ -106,17 +108,19 @@ def tests(folder):
     ]
 
 
-def share_of_layers(record):
-    """Returns (layers of the mixer under test, all layers), and 0 of them for the base alone."""
+def places(record):
+    """Returns (the places of the mixer under test, counted from 1; how many layers there are)."""
     layers = parse_layers(record.config["model"]["layers"], "under_test")
-    return sum(layer.name == "under_test" for layer in layers), len(layers)
+    return [i for i, layer in enumerate(layers, 1) if layer.name == "under_test"], len(layers)
 
 
 def label(record):
-    name = record.mixer.replace("/torch", "").replace("/triton", "")
-    return (
-        name.replace("selective_attention(selection=", "selected: ").removesuffix(")") if "selective" in name else name
-    )
+    """Returns the mixer without its implementation; a selection by its options alone."""
+    choice = parse_mixer(record.mixer)
+    settings = sorted(choice.settings, reverse=True)  # selection before k
+    inside = ", ".join(value if key == "selection" else f"{key} = {value}" for key, value in settings)
+    name = "selected" if choice.name == "selective_attention" else choice.name
+    return f"{name}: {inside}" if inside else name
 
 
 def mqar_rows(part, args):
@@ -124,14 +128,15 @@ def mqar_rows(part, args):
     rows = []
     for one in tests(args.runs / part):
         record = one.record
-        under, depth = share_of_layers(record)
+        at, depth = places(record)
         found = record.measures["accuracy"]
         alone = record.mixer.startswith("base_conv")
         rows.append(
             {
                 "(N, D)": f"({N}, {D})",
-                "layers": f"{0 if alone else under} of {depth}",
-                "in their place": "BaseConv alone" if alone else label(record),
+                "layers": depth,
+                "at": "–" if alone else " and ".join(map(str, at)),
+                "mixer there": "BaseConv alone" if alone else label(record),
                 "accuracy": f"{found.value:.3f} [{found.low:.3f}–{found.high:.3f}]",
                 "n": f"{found.n:,}",
                 "learning rate": f"{record.facts['lr']:g}",
@@ -139,7 +144,9 @@ def mqar_rows(part, args):
                 "record": record.key[:10],
             }
         )
-    return sorted(rows, key=lambda row: (row["layers"].split()[2], row["layers"], row["in their place"]))
+    return sorted(
+        rows, key=lambda row: (row["mixer there"] != "BaseConv alone", row["layers"], row["at"], row["mixer there"])
+    )
 
 
 def by_seed(one, registry):
@@ -162,22 +169,23 @@ def spread(values, form):
 
 def pile_rows(args):
     registry = load_registry()
-    found = {}
+    found = []
     for one in tests(args.runs / "pile"):
-        under, depth = share_of_layers(one.record)
-        found[one.record.mixer, under, depth] = (one, by_seed(one, registry))
-    attention = next((seeds for (mixer, *_), (_, seeds) in found.items() if mixer.startswith("attention")), None)
-    base = next((seeds for (mixer, *_), (_, seeds) in found.items() if mixer.startswith("base_conv")), None)
+        found.append((one.record, by_seed(one, registry)))
+    attention, base = (
+        next(seeds for record, seeds in found if record.mixer.startswith(name)) for name in ("attention", "base_conv")
+    )
     rows = []
-    for (_, under, depth), (one, seeds) in found.items():
+    for record, seeds in found:
+        at, depth = places(record)
         alone = seeds is base or seeds is attention
         closed = [share_closed(h.ar, b.ar, a.ar) for h, b, a in zip(seeds, base, attention, strict=True)]
         recall = [share_from_recall(h, a) for h, a in zip(seeds, attention, strict=True)]
-        record = one.record
         rows.append(
             {
-                "layers": f"{depth} of {depth}" if alone else f"{under} of {depth}",
-                "mixer": label(record) if alone else f"BaseConv + {label(record)}",
+                "layers": depth,
+                "at": "–" if alone else " and ".join(map(str, at)),
+                "mixer there": f"{label(record)}, alone" if alone else label(record),
                 "parameters": f"{record.facts['parameters']:,}",
                 "ppl all": spread([seed.overall for seed in seeds], "{:.1f}".format),
                 "AR hits": spread([seed.ar for seed in seeds], "{:.2f}".format),
@@ -187,7 +195,7 @@ def pile_rows(args):
                 "record": record.key[:10],
             }
         )
-    return sorted(rows, key=lambda row: (row["AR gap closed"] != "–", row["layers"], row["mixer"]))
+    return sorted(rows, key=lambda row: (row["AR gap closed"] != "–", row["at"], row["mixer there"]))
 
 
 def main():
