@@ -26,6 +26,10 @@ ATTENTION = "attention(positions=learned)"
 BASE_CONV, HYENA, H3 = "base_conv(kernel=published)", "hyena", "h3(d_state=length,head_dim=2)"
 PEER = {  # the predecessor's mixers: seconds on two Zen 3 cores with its allocator tuned; ms and MiB on an H100
     "cpu": {
+        (ATTENTION, CPU_SIZES[0]): 2.25,
+        (ATTENTION, CPU_SIZES[1]): 3.65,
+        (ATTENTION, CPU_SIZES[2]): 4.80,
+        (ATTENTION, CPU_SIZES[3]): 5.52,
         (BASE_CONV, CPU_SIZES[0]): 2.32,
         (BASE_CONV, CPU_SIZES[1]): 2.92,
         (BASE_CONV, CPU_SIZES[2]): 3.29,
