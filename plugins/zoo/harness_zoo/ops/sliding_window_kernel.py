@@ -35,7 +35,7 @@ TILES = {
         "key_gradient_kernel": (32, 64, 4, 3),
     },
     "half, wide": {
-        "forward_kernel": (64, 64, 4, 2),
+        "forward_kernel": (128, 64, 8, 2),
         "query_gradient_kernel": (64, 64, 4, 2),
         "key_gradient_kernel": (32, 64, 4, 3),
     },
