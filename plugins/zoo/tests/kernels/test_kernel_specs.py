@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from harness_zoo import harness_mixers
@@ -21,7 +22,15 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_every_mixer_whose_operators_have_kernels_is_there_twice() -> None:
-    assert TRITON.keys() == TORCH.keys() & {"short_conv", "base_conv", "long_conv", "h3", "hyena", "rwkv4"}
+    assert TRITON.keys() == TORCH.keys() & {
+        "short_conv",
+        "base_conv",
+        "long_conv",
+        "h3",
+        "hyena",
+        "rwkv4",
+        "sliding_window",
+    }
 
 
 @pytest.mark.parametrize("name", TRITON)
@@ -31,9 +40,22 @@ def test_the_layer_is_the_same_but_for_its_operators(name: str) -> None:
     layer, twin = TORCH[name].build(config), TRITON[name].build(config)
     assert type(layer) is type(twin)
     assert [n for n, _ in layer.named_parameters()] == [n for n, _ in twin.named_parameters()]
-    changed = {n for n, value in vars(layer).items() if callable(value) and vars(twin)[n] is not value}
+    before, after = operators(layer), operators(twin)
+    changed = {n for n, operator in before.items() if after[n] is not operator}
     assert changed
-    assert all(vars(twin)[n].__module__ == vars(layer)[n].__module__ + "_kernel" for n in changed)
+    assert all(after[n].__module__ == before[n].__module__ + "_kernel" for n in changed)
+
+
+def operators(layer: object) -> dict[str, Callable[..., object]]:
+    """Returns the functions a layer holds, without the arguments that are bound to them."""
+    held = {n: getattr(value, "func", value) for n, value in vars(layer).items()}
+    return {n: value for n, value in held.items() if callable(value)}
+
+
+def test_arguments_bound_to_an_operator_stay_bound() -> None:
+    pytest.importorskip("triton")
+    layer, twin = (specs["sliding_window"].build(MixerConfig(d_model=8, max_len=16)) for specs in (TORCH, TRITON))
+    assert twin.attend.keywords == layer.attend.keywords == {"window": 16}
 
 
 def test_a_layer_without_known_operators_is_left_as_it_is() -> None:
