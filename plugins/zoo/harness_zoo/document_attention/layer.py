@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import TokenAttention
-from harness_zoo.document_attention.spec import DocumentAttentionOptions
+from harness import DocumentAttentionOptions, TokenAttention
 from harness_zoo.inputs import check_input
 
 

@@ -2,8 +2,7 @@
 
 from functools import partial
 
-from harness import ReferenceTokenAttention
-from harness_zoo.document_attention.spec import DocumentAttentionOptions
+from harness import DocumentAttentionOptions, ReferenceTokenAttention
 
 
 def reference_documents(d_model: int, max_len: int, options: DocumentAttentionOptions) -> ReferenceTokenAttention:

@@ -1,18 +1,10 @@
 """What `document_attention` declares."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from harness import AttentionOptions, MixerConfig, MixerSpec, attention_bytes, check_attention
+from harness import DocumentAttentionOptions, MixerConfig, MixerSpec, attention_bytes, check_attention
 
 ID_BYTES = 4
-
-
-@dataclass(frozen=True)
-class DocumentAttentionOptions(AttentionOptions):
-    """The options of `attention`, and where a document ends."""
-
-    separator: int = 0  # the token id that ends a document; one that never occurs makes it `attention`
 
 
 def checked(config: MixerConfig) -> DocumentAttentionOptions:
