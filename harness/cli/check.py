@@ -132,6 +132,7 @@ def _plain(stored: "StoredRecord") -> dict[str, Any]:
         "device": record.environment.get("class"),
         "seconds": record.seconds,
         "kit_version": record.facts.get("kit_version"),
+        "dtype": record.facts.get("dtype"),
         "findings": record.facts.get("findings", []),
         "record": str(stored.path),
     }
@@ -144,7 +145,7 @@ def _table(stored: "StoredRecord") -> str:
     code = str(record.plugin.get("code_sha256"))[:10]
     head = (
         f"{record.mixer} · {record.plugin.get('distribution')} {record.plugin.get('version')} (code {code}) · "
-        f"{record.environment.get('name')}"
+        f"{record.environment.get('name')} · {record.facts.get('dtype', 'float32')}"
     )
     if record.status != "ok":
         return f"{head}\nFAILED: {record.reason}\nlog: {stored.path / 'log.txt'}"
