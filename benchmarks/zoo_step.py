@@ -82,6 +82,7 @@ def make_steps(mixer, size, device):
     inputs = to_device(next(iter(MQAR(N=N, D=D).train(batch_size=B, steps=1, seed=0))), device)
     yield "plain", lambda: train_step(model, inputs, optimizer, training)
     if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # a replay allocates nothing: its memory is what the recording took
         recorded = stepper(model, optimizer, training, device)
         for _ in range(4):
             recorded(inputs)
@@ -98,8 +99,6 @@ def one_process(mixer, size, steps, device, threads):
     found = {}
     for launch, step in make_steps(mixer, size, device):
         float(step())
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         seconds, cpu_seconds = [], []
         for _ in range(steps):
             started, cpu_started = time.perf_counter(), time.process_time()

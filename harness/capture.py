@@ -106,6 +106,8 @@ class Stepper:
 
     def _record(self, shape: tuple[torch.Size, ...], inputs: Inputs) -> bool:
         assert self.stream is not None
+        draws = torch.cuda.default_generators[self.stream.device.index]
+        before = draws.clone_state()  # an attempt that fails leaves the generator believing that it is recorded
         try:
             self.recordings[shape] = Recording(self.step, inputs, self.stream)
         except Exception as error:  # whatever a layer does that a graph cannot hold
@@ -113,6 +115,7 @@ class Stepper:
             cause = str(error).strip().splitlines()
             self.why_not = f"{type(error).__name__}: {cause[0] if cause else ''}"[:200]
             self.recordings.clear()
+            draws.graphsafe_set_state(before)
             self.model.zero_grad(set_to_none=True)  # those of the attempt were never computed
             return False
         return True
