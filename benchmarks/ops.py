@@ -5,7 +5,7 @@ matrix rate, whichever takes longer; both ceilings are measured here first. `dev
 L2 and the launches queued beforehand, `eager` the time a call takes when calls follow each other. Public libraries run
 in a process of their own with a time limit: their first call may tune for minutes.
 
-    python benchmarks/ops.py --json ops.json          # on CUDA about 5 minutes; on a CPU it times the torch paths
+    python benchmarks/ops.py --json ops.json          # on CUDA some minutes; on a CPU it times the torch paths
     python benchmarks/ops.py --scaling                # how time and memory of forward and backward grow with T
 """
 
