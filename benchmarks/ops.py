@@ -5,7 +5,7 @@ matrix rate, whichever takes longer; both ceilings are measured here first. `dev
 L2 and the launches queued beforehand, `eager` the time a call takes when calls follow each other. Public libraries run
 in a process of their own with a time limit: their first call may tune for minutes.
 
-    python benchmarks/ops.py --json ops.json          # on CUDA about 5 minutes; on a CPU it times the torch paths
+    python benchmarks/ops.py --json ops.json          # on CUDA some minutes; on a CPU it times the torch paths
     python benchmarks/ops.py --scaling                # how time and memory of forward and backward grow with T
 """
 
@@ -17,7 +17,7 @@ import sys
 import time
 
 import numpy as np
-from ops_paths import ATTENTIONS, HEAD, OPS, WINDOW, inputs, operators
+from ops_paths import ATTENTIONS, HEAD, OPS, PATTERN, WINDOW, block_rows, inputs, operators
 
 from harness.timing.spread import exponent
 
@@ -32,7 +32,7 @@ LIMIT_S = 45  # of one library and operator
 LIBRARIES = {  # the import that must be there, and the operators it is compared on
     "fla": ("fla", ("short_conv", "wkv")),
     "causal-conv1d": ("causal_conv1d", ("short_conv",)),
-    "xformers": ("xformers", ATTENTIONS),
+    "xformers": ("xformers", ("sliding_window", "attention")),
 }
 DTYPES = {"bfloat16": 2, "float32": 4}
 
@@ -169,6 +169,8 @@ def floor_us(row, ceiling):
 
 def forward_operations(op, B, T, D):
     """Returns the operations on the matrix units; of an attention, those of the pairs that are seen."""
+    if op == "block_sparse":  # all pairs of two blocks, and half of those of a block with itself
+        return 4 * B * D * PATTERN["block"] ** 2 * sum(len(row) - 0.5 for row in block_rows(T))
     if op in ATTENTIONS:
         W = min(T, WINDOW if op == "sliding_window" else T)
         return 4 * B * D * (T * W - W * (W - 1) // 2)
@@ -297,7 +299,7 @@ def print_times(found):
     rates = ", ".join(f"{dtype} {ceiling[dtype] / 1e12:,.3g} T/s" for dtype in DTYPES if dtype in ceiling)
     print(f"\n{found['device']}; copy {ceiling['bytes_per_s'] / 1e9:,.0f} GB/s read and written; products {rates}")
     print("median [quartiles] of n calls; short_conv: 4 taps, bias, SiLU, gate; long_conv: bias, gate;")
-    print(f"sliding_window: window {WINDOW}; attention: causal; heads of {HEAD}")
+    print(f"sliding_window: window {WINDOW}; block_sparse: {PATTERN}; attention: causal; heads of {HEAD}")
 
 
 def print_scaling(found):

@@ -19,7 +19,7 @@ from harness_zoo.sliding_window.spec import SLIDING_WINDOW
 @hookimpl
 def harness_mixers() -> Iterable[MixerSpec]:
     """Yields the mixers of the zoo; each is described in its own folder."""
-    mixers = (SHORT_CONV, BASE_CONV, LONG_CONV, HYENA, H3, RWKV4, SLIDING_WINDOW)
+    mixers = (SHORT_CONV, BASE_CONV, LONG_CONV, HYENA, H3, RWKV4, SLIDING_WINDOW, BIGBIRD)
     yield from mixers
     yield from map(with_kernels, mixers)
-    yield from (BIGBIRD, DOCUMENT_ATTENTION, SELECTIVE_ATTENTION, SELECTIVE_ATTENTION_PUBLISHED)
+    yield from (DOCUMENT_ATTENTION, SELECTIVE_ATTENTION, SELECTIVE_ATTENTION_PUBLISHED)

@@ -15,11 +15,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from harness import InputError
-from harness_zoo.ops.common_kernel import FUSION, check_shapes, check_tensors, dot_precision, power_of_two
+from harness_zoo.ops.attention_kernel import (
+    LOG2_E,
+    LOWEST,
+    absorb,
+    check_heads,
+    empty_like_rows,
+    in_one_dtype,
+    load_rows,
+    own_rows_of,
+    padded_width,
+    path,
+    rows_of,
+    store_rows,
+    strides,
+    unit_columns,
+    weights_again,
+)
+from harness_zoo.ops.common_kernel import FUSION, dot_precision
 from harness_zoo.ops.sliding_window import sliding_window as blockwise
 
-MAX_WIDTH = 128  # of a head
-LOG2_E = tl.constexpr(1.4426950408889634)  # the kernels raise 2, not e, to a power: it is one instruction
 LONG_WINDOW = 256
 # BQ queries meet BK keys at a time; warps; tiles in flight. The largest that spill no registers on any of the devices
 # the tests compile for; a wide head has more than 64 elements. Three TF32 products for one of float32 take many.
@@ -50,7 +65,6 @@ TILES = {
         "key_gradient_kernel": (16, 16, 4, 2),
     },
 }
-LOWEST = tl.constexpr(-3.4e38)  # below every score and finite, so that where no key is seen yet nothing becomes NaN
 
 
 def sliding_window(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -61,36 +75,15 @@ def sliding_window(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     strides, without a copy where the last axis is contiguous. One query, and heads wider than MAX_WIDTH, go the way
     that `path` says. Raises InputError for other shapes, dtypes and devices, and for a window below 1.
     """
-    check_given(q, k, v, window)
+    check_heads("sliding_window", q, k, v)
+    if window < 1:
+        raise InputError(f"sliding_window: window = {window}; it takes at least 1, the position itself")
     T, hd = q.shape[2:]
     if path(T, hd) == "torch":
         return blockwise(q, k, v, window)
-    if torch.is_autocast_enabled(q.device.type):
-        q, k, v = (part.to(torch.get_autocast_dtype(q.device.type)) for part in (q, k, v))
-    if not q.dtype == k.dtype == v.dtype:
-        raise InputError(f"sliding_window: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; they must have one dtype")
+    q, k, v = in_one_dtype("sliding_window", q, k, v)
     y: Tensor = SlidingWindowFunction.apply(q, k, v, min(window, T))
     return y
-
-
-def path(T: int, hd: int) -> str:
-    """Returns what `sliding_window` runs: "tiles", or "torch" for one query and for a head beyond MAX_WIDTH."""
-    return "tiles" if T > 1 and hd <= MAX_WIDTH else "torch"
-
-
-def check_given(q: Tensor, k: Tensor, v: Tensor, window: int) -> None:
-    """Raises InputError for what the operator does not take."""
-    if q.dim() != 4 or k.dim() != 4 or q.shape[2] < 1:
-        raise InputError(
-            f"sliding_window: q has shape {list(q.shape)} and k {list(k.shape)}; they must be [B, H, T, hd] with T of "
-            "at least 1"
-        )
-    if window < 1:
-        raise InputError(f"sliding_window: window = {window}; it takes at least 1, the position itself")
-    B, H, T, hd = q.shape
-    S = T if T > 1 else k.shape[2]
-    check_tensors("sliding_window", q=q, k=k, v=v)
-    check_shapes("sliding_window", {"k": (k, (B, H, S, hd)), "v": (v, (B, H, S, hd))})
 
 
 class SlidingWindowFunction(torch.autograd.Function):
@@ -120,22 +113,6 @@ class SlidingWindowFunction(torch.autograd.Function):
         return dq, dk, dv, None
 
 
-def unit_columns(x: Tensor) -> Tensor:
-    """Returns x [B, H, T, hd], copied unless the elements of a row lie side by side."""
-    return x if x.stride(3) == 1 else x.contiguous()
-
-
-def empty_like_rows(x: Tensor) -> Tensor:
-    """Returns an empty [B, H, T, hd] that lies in memory as [B, T, H, hd]: merging the heads again needs no copy."""
-    B, H, T, hd = x.shape
-    return torch.empty(B, T, H, hd, device=x.device, dtype=x.dtype).transpose(1, 2)
-
-
-def strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:
-    """Returns for each tensor [B, H, T, hd] how many elements a sequence, a head and a row are from the next."""
-    return tuple(x.stride()[:3] for x in tensors)
-
-
 def launch_options(kernel: Any, window: int, hd: int, dtype: torch.dtype) -> dict[str, Any]:
     """Returns the tile sizes of a kernel, and how products are formed.
 
@@ -147,7 +124,7 @@ def launch_options(kernel: Any, window: int, hd: int, dtype: torch.dtype) -> dic
     elif size == "half" and window >= LONG_WINDOW:
         size += ", long"
     BQ, BK, warps, stages = TILES[size][kernel.__name__]
-    tiles = {"HD": hd, "DH": max(16, power_of_two(hd)), "BQ": BQ, "BK": BK}
+    tiles = {"HD": hd, "DH": padded_width(hd), "BQ": BQ, "BK": BK}
     return {**tiles, "PRECISION": dot_precision(dtype), "num_warps": warps, "num_stages": stages}
 
 
@@ -171,37 +148,6 @@ def tile(H, T, ROWS: tl.constexpr):
 
 
 @triton.jit
-def rows_of(X, apart, b, h):
-    """Returns where the rows of a head begin, and how many elements (64-bit) one is from the next."""
-    return X + b * apart[0] + h * apart[1], tl.cast(apart[2], tl.int64)
-
-
-@triton.jit
-def own_rows_of(X, b, h, H, T, HD: tl.constexpr):
-    """Returns what `rows_of` does, of a tensor that `empty_like_rows` made."""
-    return X + (b * T * H + h) * HD, tl.cast(H * HD, tl.int64)
-
-
-@triton.jit
-def load_tile(rows, first, T, ROWS: tl.constexpr, HD: tl.constexpr, DH: tl.constexpr):
-    """Returns rows [ROWS, DH] from row `first` on, zeros from T and from HD on. 64-bit: the place of the first row."""
-    base, apart = rows
-    r, d = tl.arange(0, ROWS), tl.arange(0, DH)
-    inside = (r < T - first)[:, None] & (d < HD)[None, :]
-    return tl.load(base + first * apart + (r[:, None] * apart.to(tl.int32) + d[None, :]), mask=inside, other=0.0)
-
-
-@triton.jit
-def store_tile(rows, first, T, x, ROWS: tl.constexpr, HD: tl.constexpr, DH: tl.constexpr):
-    """Writes what `load_tile` reads."""
-    base, apart = rows
-    r, d = tl.arange(0, ROWS), tl.arange(0, DH)
-    inside = (r < T - first)[:, None] & (d < HD)[None, :]
-    places = base + first * apart + (r[:, None] * apart.to(tl.int32) + d[None, :])
-    tl.store(places, x.to(base.dtype.element_ty), mask=inside)
-
-
-@triton.jit
 def sees(queries, keys, window):
     """Returns which queries see which keys, both positions that broadcast: those 0 to window - 1 before them."""
     back = queries - keys
@@ -222,22 +168,18 @@ def forward_kernel(
     """
     b, h, first = tile(H, T, BQ)
     keys, values = rows_of(K, k_apart, b, h), rows_of(V, v_apart, b, h)
-    q = load_tile(rows_of(Q, q_apart, b, h), first, T, BQ, HD, DH)
+    q = load_rows(rows_of(Q, q_apart, b, h), first, T - first, BQ, HD, DH)
     at, of = first + tl.arange(0, BQ), tl.arange(0, BK)
     largest, total = tl.full([BQ], LOWEST, tl.float32), tl.zeros([BQ], tl.float32)
     y = tl.zeros([BQ, DH], tl.float32)
     # To the end of the tile, past that of the sequence: a row there sees itself, and no sum is zero.
     for n in range(tl.maximum(first - window + 1, 0) // BK * BK, first + BQ, BK):
-        k = load_tile(keys, n, T, BK, HD, DH)
+        k = load_rows(keys, n, T - n, BK, HD, DH)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2_E)
         scores = tl.where(sees(at[:, None], (n + of)[None, :], window), scores, float("-inf"))
-        above = tl.maximum(largest, tl.max(scores, 1))
-        weights, fall = tl.exp2(scores - above[:, None]), tl.exp2(largest - above)
-        total = total * fall + tl.sum(weights, 1)
-        v = load_tile(values, n, T, BK, HD, DH)
-        y = tl.dot(weights.to(v.dtype), v, y * fall[:, None], input_precision=PRECISION)
-        largest = above
-    store_tile(own_rows_of(Y, b, h, H, T, HD), first, T, y / total[:, None], BQ, HD, DH)
+        v = load_rows(values, n, T - n, BK, HD, DH)
+        largest, total, y = absorb(scores, v, largest, total, y, PRECISION)
+    store_rows(own_rows_of(Y, b, h, H, T, HD), first, T - first, y / total[:, None], BQ, HD, DH)
     tl.store(LOG_SUM + (b * H + h) * T + at, largest + tl.log2(total), mask=at < T)
 
 
@@ -248,28 +190,26 @@ def query_gradient_kernel(
 ):  # fmt: skip
     """Writes dq, and delta [B, H, T], the product of y and dy of each query, for `key_gradient_kernel`.
 
-    Grid, tile, reads and 64-bit places as in `forward_kernel`; y, dy and log_sum are read once too. With weights P and
-    their gradient dP = dy v^T, the gradient of the scores is P (dP - delta).
+    Grid, tile, reads and 64-bit places as in `forward_kernel`; y, dy and log_sum are read once too.
     """
     b, h, first = tile(H, T, BQ)
     keys, values = rows_of(K, k_apart, b, h), rows_of(V, v_apart, b, h)
-    q = load_tile(rows_of(Q, q_apart, b, h), first, T, BQ, HD, DH)
-    dy = load_tile(rows_of(DY, dy_apart, b, h), first, T, BQ, HD, DH)
-    y = load_tile(own_rows_of(Y, b, h, H, T, HD), first, T, BQ, HD, DH)
+    q = load_rows(rows_of(Q, q_apart, b, h), first, T - first, BQ, HD, DH)
+    dy = load_rows(rows_of(DY, dy_apart, b, h), first, T - first, BQ, HD, DH)
+    y = load_rows(own_rows_of(Y, b, h, H, T, HD), first, T - first, BQ, HD, DH)
     at, of = first + tl.arange(0, BQ), tl.arange(0, BK)
     delta = tl.sum(y.to(tl.float32) * dy.to(tl.float32), 1)
     tl.store(DELTA + (b * H + h) * T + at, delta, mask=at < T)
     log_sum = tl.load(LOG_SUM + (b * H + h) * T + at, mask=at < T, other=0.0)
     dq = tl.zeros([BQ, DH], tl.float32)
     for n in range(tl.maximum(first - window + 1, 0) // BK * BK, tl.minimum(first + BQ, T), BK):
-        k, v = load_tile(keys, n, T, BK, HD, DH), load_tile(values, n, T, BK, HD, DH)
+        k, v = load_rows(keys, n, T - n, BK, HD, DH), load_rows(values, n, T - n, BK, HD, DH)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2_E)
-        seen = sees(at[:, None], (n + of)[None, :], window)
-        weights = tl.where(seen, tl.exp2(scores - log_sum[:, None]), 0.0)
+        weights = weights_again(scores, sees(at[:, None], (n + of)[None, :], window), log_sum[:, None])
         d_weights = tl.dot(dy, tl.trans(v), input_precision=PRECISION)
-        d_scores = (weights * (d_weights - delta[:, None])).to(k.dtype)
-        dq = tl.dot(d_scores, k, dq, input_precision=PRECISION)
-    store_tile(own_rows_of(DQ, b, h, H, T, HD), first, T, dq * scale, BQ, HD, DH)
+        d_scores = weights * (d_weights - delta[:, None])
+        dq = tl.dot(d_scores.to(k.dtype), k, dq, input_precision=PRECISION)
+    store_rows(own_rows_of(DQ, b, h, H, T, HD), first, T - first, dq * scale, BQ, HD, DH)
 
 
 @triton.jit
@@ -285,21 +225,20 @@ def key_gradient_kernel(
     """
     b, h, first = tile(H, T, BK)
     queries, upstream = rows_of(Q, q_apart, b, h), rows_of(DY, dy_apart, b, h)
-    k = load_tile(rows_of(K, k_apart, b, h), first, T, BK, HD, DH)
-    v = load_tile(rows_of(V, v_apart, b, h), first, T, BK, HD, DH)
+    k = load_rows(rows_of(K, k_apart, b, h), first, T - first, BK, HD, DH)
+    v = load_rows(rows_of(V, v_apart, b, h), first, T - first, BK, HD, DH)
     LOG_SUM, DELTA = LOG_SUM + (b * H + h) * T, DELTA + (b * H + h) * T
     at, of = tl.arange(0, BQ), first + tl.arange(0, BK)
     dk, dv = tl.zeros([BK, DH], tl.float32), tl.zeros([BK, DH], tl.float32)
     for m in range(first // BQ * BQ, tl.minimum(first + BK + window - 1, T), BQ):
-        q, dy = load_tile(queries, m, T, BQ, HD, DH), load_tile(upstream, m, T, BQ, HD, DH)
+        q, dy = load_rows(queries, m, T - m, BQ, HD, DH), load_rows(upstream, m, T - m, BQ, HD, DH)
         log_sum = tl.load(LOG_SUM + m + at, mask=at < T - m, other=0.0)
         delta = tl.load(DELTA + m + at, mask=at < T - m, other=0.0)
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * (scale * LOG2_E)  # [BK, BQ]
-        seen = sees((m + at)[None, :], of[:, None], window)
-        weights = tl.where(seen, tl.exp2(scores - log_sum[None, :]), 0.0)
+        weights = weights_again(scores, sees((m + at)[None, :], of[:, None], window), log_sum[None, :])
         dv = tl.dot(weights.to(dy.dtype), dy, dv, input_precision=PRECISION)
         d_weights = tl.dot(v, tl.trans(dy), input_precision=PRECISION)
-        d_scores = (weights * (d_weights - delta[None, :])).to(q.dtype)
-        dk = tl.dot(d_scores, q, dk, input_precision=PRECISION)
-    store_tile(own_rows_of(DK, b, h, H, T, HD), first, T, dk * scale, BK, HD, DH)
-    store_tile(own_rows_of(DV, b, h, H, T, HD), first, T, dv, BK, HD, DH)
+        d_scores = weights * (d_weights - delta[None, :])
+        dk = tl.dot(d_scores.to(q.dtype), q, dk, input_precision=PRECISION)
+    store_rows(own_rows_of(DK, b, h, H, T, HD), first, T - first, dk * scale, BK, HD, DH)
+    store_rows(own_rows_of(DV, b, h, H, T, HD), first, T - first, dv, BK, HD, DH)

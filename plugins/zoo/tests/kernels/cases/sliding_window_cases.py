@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from harness_zoo.ops.attention_kernel import MAX_WIDTH, path
 from harness_zoo.ops.sliding_window import sliding_window as blockwise
-from harness_zoo.ops.sliding_window_kernel import MAX_WIDTH, path, sliding_window
+from harness_zoo.ops.sliding_window_kernel import sliding_window
 from kernel_support import DEVICE, INTERPRETED, assert_equal_to_definition, draw, needs_loops
 
 from harness import InputError
