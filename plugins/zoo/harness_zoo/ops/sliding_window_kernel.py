@@ -56,7 +56,7 @@ TILES = {
     },
     "float32": {
         "forward_kernel": (64, 32, 8, 2),
-        "query_gradient_kernel": (64, 16, 8, 2),
+        "query_gradient_kernel": (32, 16, 4, 2),
         "key_gradient_kernel": (32, 32, 4, 2),
     },
     "float32, wide": {

@@ -8,7 +8,9 @@ from compile_support import TARGETS, TRITON_TYPES, assembly, cross_compile
 KERNELS = [kernels.forward_kernel, kernels.query_gradient_kernel, kernels.key_gradient_kernel]
 APART = ("q_apart", "k_apart", "v_apart", "dy_apart")
 # wgmma takes no fewer than 64 rows; in float32 so many would spill there.
-MMA_ON_SM_90 = {("key_gradient_kernel", "float32", 64), *((kernel.__name__, "float32", 128) for kernel in KERNELS)}
+MMA_ON_SM_90 = {(f"{of}_gradient_kernel", "float32", 64) for of in ("query", "key")} | {
+    (kernel.__name__, "float32", 128) for kernel in KERNELS
+}
 
 
 def compile_kernel(kernel, target: str, dtype: str, hd: int, window: int) -> str:
