@@ -10,17 +10,13 @@ from typing import Any
 import click
 from tabulate import tabulate
 
+from harness.cli.options import json_option, plugin_option
 from harness.config import to_json
 from harness.plugins import Registry, load_registry, unavailable
 
 COLUMNS = 100  # of a table that goes into a pipe
 WORD = 24  # characters; a longer one may be broken behind a / or a _ to fit
 PADDING = 2  # tabulate makes a column so much wider than its title
-
-plugin_option = click.option(
-    "--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file. May be repeated."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def warn(registry: Registry) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from harness.cli.listing import json_option, plugin_option, print_json, print_reasons, show, warn
+from harness.cli.listing import print_json, print_reasons, show, warn
+from harness.cli.options import json_option, plugin_option
 from harness.discovery import FILE, Problem
 from harness.doctor import Diagnosis, Examination, examine
 from harness.plugins import LoadedPlugin, load_registry
