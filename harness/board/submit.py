@@ -87,6 +87,8 @@ def _missing(point: Point, everything: Sequence[Point]) -> list[str]:
     for task in point.tasks:
         if task not in point.times and (task, "time") not in point.failed:
             found.append(f"{task} is not timed")
+        if task in point.times and (left := point.times[task].missing):
+            found.append(f"{task} was timed in {left} processes")
         if task not in point.tests and task not in scored_elsewhere and (task, "test") not in point.failed:
             found.append(f"{task} is not scored")
     return found

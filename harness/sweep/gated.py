@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.check.report import report_from_facts
 from harness.config import LimitsConfig, RunConfig, to_json
 from harness.errors import HarnessError, InputError
 from harness.pattern import MixerChoice
@@ -13,6 +12,7 @@ from harness.record import TIMING, digest
 from harness.store import Store, StoredRecord
 from harness.sweep.checks import CheckRequest, run_checks
 from harness.sweep.command import show_while
+from harness.sweep.gate import refusal
 from harness.sweep.identity import code_sha256
 from harness.sweep.local import LocalExecutor, slots
 from harness.sweep.machine import choose_device
@@ -88,7 +88,7 @@ class Gate:
             suite=TIMING,
             suite_key="",
             config=plain,
-            needs=tuple(check_trial(self.registry, choice, self.device).key for choice in tested),
+            checks=tuple(check_trial(self.registry, choice, self.device).key for choice in tested),
             seconds=PROCESS_S[kind],
         )
 
@@ -117,18 +117,6 @@ class Gate:
         """Returns whether a check on disk was made on another class of device, and so must be made here again."""
         found = [self.store.find(check_trial(self.registry, choice, self.device).key) for choice in self.mixers]
         return any(one is not None and one.record.environment.get("class") != self.device_class for one in found)
-
-
-def refusal(stored: StoredRecord) -> str | None:
-    """Returns why a mixer with this check is not timed, and the command that shows more; None where it may be."""
-    record = stored.record
-    if record.status != "ok":
-        return f"{record.mixer} is not timed: its check failed: {record.reason}; see harness check {record.mixer}"
-    report = report_from_facts(record.facts)
-    if report.green:
-        return None
-    broken = ", ".join(finding.promise for finding in report.broken)
-    return f"{record.mixer} is not timed: it breaks {broken}; see harness check {record.mixer}"
 
 
 def require_lengths(lengths: Sequence[int]) -> tuple[int, ...]:

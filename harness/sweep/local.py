@@ -21,6 +21,7 @@ from harness.plugins import Registry
 from harness.record import ALONE, record_to_json
 from harness.store import Store, StoredRecord
 from harness.sweep.bench import chosen_lr, why_no_lr
+from harness.sweep.gate import refusal
 from harness.sweep.machine import gpus, physical_cores
 from harness.sweep.plan import FAILED, NEW, OK, Plan
 from harness.sweep.progress import Display
@@ -121,10 +122,13 @@ class LocalExecutor:
                 self._collect(worker)
 
     def _ready(self, trial: Trial) -> bool:
-        return all(self.state.get(key, OK) != NEW for key in trial.needs)
+        return all(self.state.get(key, OK) != NEW for key in (*trial.needs, *trial.checks))
 
     def _hopeless(self, trial: Trial) -> str | None:
-        """Returns why the trial cannot succeed after what happened to the training it needs, or None."""
+        """Returns why the trial cannot succeed after what happened to the training or the check it needs, or None."""
+        for stored in filter(None, map(self.store.find, trial.checks)):
+            if refused := refusal(stored):
+                return refused
         if not trial.needs:
             return None
         found = [stored.record for stored in map(self.store.find, trial.needs) if stored is not None]

@@ -3,24 +3,23 @@
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from harness.check.report import KIT_VERSION, report_from_facts
 from harness.config import RunConfig, run_config_from_json
-from harness.errors import HarnessError, RecordError, UnavailableError
+from harness.errors import RecordError, UnavailableError
 from harness.plugins import Registry
 from harness.record import ALONE, DUEL, GATED, PEAK, SPEED
 from harness.store import Store
 from harness.sweep.bench import Outcome
+from harness.sweep.gate import gates
 from harness.sweep.trial import Job, Trial
 from harness.timing.ceilings import load_ceilings
 from harness.timing.conditions import pin_to_cores
 from harness.timing.device import device_facts
 from harness.timing.memory import memory_baseline, peak_bytes
-from harness.timing.sample import Call, once
+from harness.timing.sample import repeated
 from harness.timing.settings import DuelOptions, SpeedOptions
 from harness.timing.spread import speed_measures
 from harness.timing.visit import Visit
@@ -33,36 +32,11 @@ Report = Callable[[int, int, str], None]
 def speed(job: Job, registry: Registry, report: Report) -> Outcome:
     """Returns what one process of a gated kind measured; without green checks it raises and nothing is measured."""
     trial = job.trial
-    gates = [gate(Store(Path(job.runs)), key, device_facts(job.device)["class"]) for key in trial.needs]
-    if not gates:
-        raise RecordError(f"a {trial.kind} trial names no check; plan it with harness time or harness compare")
+    found = gates(Store(Path(job.runs)), trial.checks, device_facts(job.device)["class"])
     measure = {SPEED: _speed, PEAK: _peak, DUEL: _duel}[trial.kind]
     bound = pin_to_cores(job.threads) if job.device == "cpu" and trial.kind in ALONE else None
     outcome = measure(job, registry, report)
-    return Outcome(outcome.measures, {**outcome.facts, "bound_to_cores": bound, "gates": gates}, outcome.raw)
-
-
-def gate(store: Store, key: str, device_class: str) -> dict[str, Any]:
-    """Returns what a time says of the check it rests on; a check that is missing, broken or stale raises."""
-    stored = store.find(key)
-    if stored is None:
-        raise RecordError(f"the check record {key[:10]} is missing from {store.root}; run the same command again")
-    record, report = stored.record, report_from_facts(stored.record.facts)
-    if record.status != "ok" or not report.green or report.kit_version != KIT_VERSION:
-        why = record.reason or ", ".join(finding.promise for finding in report.broken) or "an older kit checked it"
-        raise HarnessError(f"not timed: {record.mixer} has no green check ({why}); see harness check {record.mixer}")
-    if record.environment.get("class") != device_class:
-        raise HarnessError(f"not timed: the check of {record.mixer} was made on another class of device")
-    errors = {f.promise: f.detail for f in report.findings if f.promise in ("reference", "gradients")}
-    return {
-        "mixer": record.mixer,
-        "check": record.key,
-        "green": report.green,
-        "class": device_class,
-        "code_sha256": record.plugin.get("code_sha256"),
-        "kit_version": report.kit_version,
-        "errors": errors,
-    }
+    return Outcome(outcome.measures, {**outcome.facts, "bound_to_cores": bound, "gates": found}, outcome.raw)
 
 
 def options_of(kind: str) -> type:
@@ -101,18 +75,10 @@ def _peak(job: Job, registry: Registry, report: Report) -> Outcome:
         except UnavailableError as error:
             missing[mode] = str(error)
             continue
-        peak, methods[mode] = peak_bytes(_repeated(call), job.device, baseline)
+        peak, methods[mode] = peak_bytes(repeated(call, MEMORY_CALLS), job.device, baseline)
         if peak is not None:
             raw[f"{mode}_peak_bytes"] = np.array([peak])
     return Outcome(speed_measures(raw) if raw else {}, {"peak_method": methods, "not_measured": missing}, raw)
-
-
-def _repeated(call: Call) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(MEMORY_CALLS):
-            once(call)
-
-    return run
 
 
 def _duel(job: Job, registry: Registry, report: Report) -> Outcome:

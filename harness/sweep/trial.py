@@ -30,7 +30,9 @@ class Trial:
     config: dict[str, Any]  # the RunConfig
     lr: float | None = None
     seed: int | None = None
+    process: int | None = None  # of a time trial: which of those that time the same
     needs: tuple[str, ...] = ()  # keys of the train trials of the same mixer and task
+    checks: tuple[str, ...] = ()  # keys of the checks without which nothing is timed
     promises: tuple[str, ...] = ()  # of a check: only these
     seconds: float = 0.0  # estimate
 
@@ -44,6 +46,8 @@ class Trial:
         words = [self.task, self.mixer, *([self.kind] if self.kind != "train" else [])]
         if self.kind == "train":
             words += [f"lr={self.lr:g}", f"seed={self.seed}"]
+        if self.process is not None:
+            words += [f"process {self.process}"]
         return " ".join(words)
 
     @property
@@ -86,7 +90,8 @@ def job_to_text(job: Job) -> str:
 def job_from_text(text: str) -> Job:
     """Returns the job written in `text`."""
     data = json.loads(text)
-    trial = Trial(**{**data["trial"], **{name: tuple(data["trial"][name]) for name in ("needs", "promises")}})
+    lists = ("needs", "checks", "promises")
+    trial = Trial(**{**data["trial"], **{name: tuple(data["trial"][name]) for name in lists}})
     return Job(**{**data, "trial": trial, "files": tuple(data["files"])})
 
 
@@ -104,6 +109,7 @@ def first_record(trial: Trial, registry: Registry) -> Record:
         config=trial.config,
         lr=trial.lr,
         seed=trial.seed,
+        process=trial.process,
         plugin={
             "distribution": origin.distribution,
             "version": origin.version,

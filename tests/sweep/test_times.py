@@ -4,44 +4,24 @@ import math
 
 import numpy as np
 import pytest
+from made_reports import checked
 
 from harness.board.points import points
-from harness.check.promise import Finding
-from harness.check.report import CheckReport
 from harness.errors import HarnessError, InputError, RecordError
 from harness.plugins import load_registry
-from harness.record import CHECK, CONTRACT, PEAK, SPEED, Record
+from harness.record import PEAK, SPEED
 from harness.spec import Measure
 from harness.store import Store
 from harness.sweep.duels import CompareRequest, Decided, decide, false_verdicts, run_compare
+from harness.sweep.gate import gate
 from harness.sweep.gated import Place
 from harness.sweep.plan import check_trial
-from harness.sweep.speed import gate
 from harness.sweep.times import TimeRequest, exponents, ranks, run_times
 from harness.timing.ceilings import Ceilings, ceilings_path, load_ceilings, save
 from harness.timing.device import device_facts
 from harness.timing.spread import Row
 from harness.timing.verdict import judge
 from harness.verify import verify
-
-
-def checked(store, registry, mixer, broken=(), **changes):
-    """Writes the check record of a mixer as `harness check` would: green, or with promises broken."""
-    choice = registry.mixer(mixer)
-    verdicts = {"causality": "kept", "reference": "kept"} | dict.fromkeys(broken, "broken")
-    fields = {
-        "key": check_trial(registry, choice, "cpu").key,
-        "kind": CHECK,
-        "mixer": str(choice),
-        "task": CONTRACT,
-        "suite": CONTRACT,
-        "suite_key": "",
-        "config": {},
-        "plugin": {"code_sha256": registry.origin(registry.spec(choice)).code_sha256()},
-        "environment": device_facts("cpu"),
-        "facts": CheckReport(tuple(Finding(name, verdict, "as seen") for name, verdict in verdicts.items())).to_facts(),
-    }
-    return store.write(Record(**(fields | changes)), {})
 
 
 @pytest.fixture(scope="module")
