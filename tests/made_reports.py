@@ -2,6 +2,7 @@
 
 from harness.check.promise import Finding
 from harness.check.report import CheckReport
+from harness.config import RunConfig, to_json
 from harness.record import CHECK, CONTRACT, Record
 from harness.sweep.plan import check_trial
 from harness.timing.device import device_facts
@@ -18,7 +19,7 @@ def checked(store, registry, mixer, broken=(), **changes):
         "task": CONTRACT,
         "suite": CONTRACT,
         "suite_key": "",
-        "config": {},
+        "config": to_json(RunConfig(task=CONTRACT)),
         "plugin": {"code_sha256": registry.origin(registry.spec(choice)).code_sha256()},
         "environment": device_facts("cpu"),
         "facts": CheckReport(tuple(Finding(name, verdict, "as seen") for name, verdict in verdicts.items())).to_facts(),

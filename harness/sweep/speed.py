@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from harness.plugins import Registry
 from harness.record import ALONE, DUEL, GATED, PEAK, SPEED
 from harness.store import Store
 from harness.sweep.bench import Outcome
+from harness.sweep.fork import can_fork, in_a_copy
 from harness.sweep.gate import gates
 from harness.sweep.trial import Job, Trial
 from harness.timing.ceilings import load_ceilings
@@ -63,22 +65,35 @@ def _speed(job: Job, registry: Registry, report: Report) -> Outcome:
 
 
 def _peak(job: Job, registry: Registry, report: Report) -> Outcome:
-    config, methods, missing = config_of(job.trial), {}, {}
-    raw: dict[str, np.ndarray] = {}
+    modes = config_of(job.trial).options.modes
     torch.set_num_threads(1)  # bytes do not depend on it, and others may be measured beside this process
-    for number, mode in enumerate(config.options.modes):
-        report(number, len(config.options.modes), f"memory of {mode}")
-        gc.collect()  # the layers of the mode before
-        baseline = memory_baseline(job.device)
-        try:
-            call = Workload(registry, job.trial.mixer, config, job.device).call(mode)
-        except UnavailableError as error:
-            missing[mode] = str(error)
+    if job.device == "cpu" and can_fork():
+        memory_baseline(job.device)  # what torch loads on first use is loaded once, before the copies
+    raw: dict[str, np.ndarray] = {}
+    methods, missing = {}, {}
+    for number, mode in enumerate(modes):
+        report(number, len(modes), f"memory of {mode}")
+        # CUDA's allocator counts from zero again in the same process; the pages of a CPU process do not all come back
+        work = partial(_peak_of, job, registry, mode)
+        peak, said, reason = in_a_copy(work) if job.device == "cpu" and can_fork() else work()
+        if reason is not None:
+            missing[mode] = reason
             continue
-        peak, methods[mode] = peak_bytes(repeated(call, MEMORY_CALLS), job.device, baseline)
+        methods[mode] = said
         if peak is not None:
             raw[f"{mode}_peak_bytes"] = np.array([peak])
     return Outcome(speed_measures(raw) if raw else {}, {"peak_method": methods, "not_measured": missing}, raw)
+
+
+def _peak_of(job: Job, registry: Registry, mode: str) -> tuple[int | None, str, str | None]:
+    """Returns (peak bytes of a mode, how they were measured, why they were not)."""
+    gc.collect()  # the layers of the mode before
+    baseline = memory_baseline(job.device)
+    try:
+        call = Workload(registry, job.trial.mixer, config_of(job.trial), job.device).call(mode)
+    except UnavailableError as error:
+        return None, "", str(error)
+    return *peak_bytes(repeated(call, MEMORY_CALLS), job.device, baseline), None
 
 
 def _duel(job: Job, registry: Registry, report: Report) -> Outcome:

@@ -13,13 +13,14 @@ from harness.pattern import MixerChoice, parse_layers
 from harness.plugins import Registry
 from harness.record import PEAK, SPEED
 from harness.store import StoredRecord
+from harness.sweep.fork import can_fork
 from harness.sweep.gated import BATCH, D_MODEL, HERE, LENGTHS, LIMITS, Gate, Place, require_lengths
 from harness.sweep.local import alone
 from harness.sweep.plan import choose
 from harness.sweep.trial import Trial
 from harness.timing.ceilings import ensure_ceilings
 from harness.timing.settings import MODES, SpeedOptions
-from harness.timing.spread import Row, exponent, row_of, series_names, speed_measures
+from harness.timing.spread import Row, exponent, row_of, series_names
 
 MIN_PROCESSES = 3
 
@@ -110,8 +111,7 @@ def _in_rounds(
 
 
 def _peaks(point: tuple[MixerChoice, int], request: TimeRequest, modes: tuple[str, ...], gate: Gate) -> list[Trial]:
-    # CUDA's allocator counts from zero again in the same process; the pages of a CPU process do not all come back
-    parts = [modes] if gate.device == "cuda" else [(mode,) for mode in modes]
+    parts = [modes] if gate.device == "cuda" or can_fork() else [(mode,) for mode in modes]
     return [_trial(PEAK, point, request, SpeedOptions(modes=part), gate) for part in parts]
 
 
@@ -131,21 +131,8 @@ def _trial(kind: str, point: tuple[MixerChoice, int], request: TimeRequest, opti
 
 def _timed(found: Sequence[StoredRecord], refused: Sequence[str], gate: Gate) -> Timed:
     good = [stored for stored in found if stored.record.status == "ok"]
-    peaks = _peak_mib(good)
-    by_point: dict[tuple[str, int], list[StoredRecord]] = defaultdict(list)
-    for stored in good:
-        if stored.record.kind == SPEED:
-            by_point[point(stored)].append(stored)
-    rows: list[Row] = []
-    drifts: list[float] = []
-    for (mixer, T), group in by_point.items():
-        raws = [stored.raw() for stored in group]
-        drifts += [speed_measures(raw)["probe_drift_pct"].value for raw in raws]
-        for series in series_names(raws[0]):
-            having = [raw for raw in raws if f"{series}_ms" in raw]
-            peak = peaks.get((mixer, T, series.split("_")[0]))
-            rows.append(row_of(mixer, series, having, group[0].record.facts, peak))
-    rows.sort(key=lambda row: (list(MODES).index(row.series.split("_")[0]), row.series, row.T, row.ms.value))
+    drifts = [s.record.measures["probe_drift_pct"].value for s in good if s.record.kind == SPEED]
+    rows = rows_of(good)
     return Timed(
         rows=rows,
         exponents=exponents(rows),
@@ -156,6 +143,23 @@ def _timed(found: Sequence[StoredRecord], refused: Sequence[str], gate: Gate) ->
         failed=tuple(_why(stored) for stored in found if stored.record.status != "ok"),
         records=tuple(str(stored.path) for stored in found),
     )
+
+
+def rows_of(good: Sequence[StoredRecord]) -> list[Row]:
+    """Returns a row a mixer, length and series, from the ok records of its processes and of its memory."""
+    peaks = _peak_mib(good)
+    by_point: dict[tuple[str, int], list[StoredRecord]] = defaultdict(list)
+    for stored in good:
+        if stored.record.kind == SPEED:
+            by_point[point(stored)].append(stored)
+    rows: list[Row] = []
+    for (mixer, T), group in by_point.items():
+        raws = [(stored.raw(), stored.record.facts) for stored in group]
+        for series in dict.fromkeys(name for raw, _ in raws for name in series_names(raw)):
+            having = [(raw, facts) for raw, facts in raws if f"{series}_ms" in raw]
+            peak = peaks.get((mixer, T, series.split("_")[0]))
+            rows.append(row_of(mixer, series, [raw for raw, _ in having], having[0][1], peak))
+    return sorted(rows, key=lambda row: (list(MODES).index(row.series.split("_")[0]), row.series, row.T, row.ms.value))
 
 
 def point(stored: StoredRecord) -> tuple[str, int]:
