@@ -1,9 +1,9 @@
 """The ruler is measured first: what the timing of this harness can see on this machine, and what it cannot.
 
-    python benchmarks/ruler.py --runs /tmp/ruler                     # all of it; on 2 CPU cores about 50 minutes
+    python benchmarks/ruler.py --runs /tmp/ruler                     # all of it; on 2 CPU cores about half an hour
     python benchmarks/ruler.py --runs /tmp/ruler --parts clock,burn  # three minutes
     python benchmarks/ruler.py --runs /tmp/ruler --device cuda --T 2048 --d-model 1024 --batch 16 \\
-        --duels 50 --max-s 0.15
+        --duels 50
 
 The machine must be otherwise idle. Finished processes are kept in --runs: the same command goes on where it ended.
 A part whose target is missed is printed as MISSED, and the exit code is 1. --plot writes one figure (needs matplotlib).
@@ -192,8 +192,8 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--planted-pairs", type=int, default=100)
-    parser.add_argument("--duels", type=int, default=10, help="comparisons that share their eight processes")
-    parser.add_argument("--max-s", type=float, default=0.4, help="of sampling a comparison; harness compare takes 1.0")
+    parser.add_argument("--duels", type=int, default=20, help="comparisons that share their eight processes")
+    parser.add_argument("--max-s", type=float, default=0.2, help="of sampling a comparison; harness compare takes 1.0")
     parser.add_argument("--plot", type=Path, help="an .svg file")
     parser.add_argument("--json", type=Path, help="everything that was found")
     args = parser.parse_args()

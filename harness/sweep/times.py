@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.board.rank import Score, groups
@@ -82,7 +82,7 @@ def run_times(request: TimeRequest, registry: Registry) -> Timed:
     if gate.mixers:
         ensure_ceilings(gate.device, gate.facts, alone(gate.device).threads)
     points = [(choice, T) for choice in gate.mixers for T in lengths]
-    speeds = _in_rounds(points, request, modes, gate)
+    speeds = _in_rounds(lengths, request, modes, gate)
     peaks = [trial for point in points for trial in _peaks(point, request, modes, gate)]
     found = gate.run([*peaks, *speeds])
     return _timed(found, refused, gate)
@@ -96,23 +96,26 @@ def require_modes(modes: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(modes))
 
 
-def _in_rounds(
-    points: Sequence[tuple[MixerChoice, int]], request: TimeRequest, modes: tuple[str, ...], gate: Gate
-) -> list[Trial]:
-    """Returns every point once a round, each round shuffled: a point's processes are spread over the whole run."""
+def _in_rounds(lengths: Sequence[int], request: TimeRequest, modes: tuple[str, ...], gate: Gate) -> list[Trial]:
+    """Returns every point once a round, mixers and lengths shuffled: its processes are spread over the whole run.
+
+    The lengths of one mixer share the process of the round: half of a short process would be imports.
+    """
     order = random.Random(request.seed)
     trials = []
     for process in range(request.processes):
-        shuffled = list(points)
-        order.shuffle(shuffled)
         options = SpeedOptions(modes=modes, process=process)
-        trials += [_trial(SPEED, point, request, options, gate) for point in shuffled]
+        for choice in order.sample(gate.mixers, len(gate.mixers)):
+            for T in order.sample(lengths, len(lengths)):
+                trial = _trial(SPEED, (choice, T), request, options, gate)
+                trials.append(replace(trial, together=f"{choice} process {process}"))
     return trials
 
 
 def _peaks(point: tuple[MixerChoice, int], request: TimeRequest, modes: tuple[str, ...], gate: Gate) -> list[Trial]:
     parts = [modes] if gate.device == "cuda" or can_fork() else [(mode,) for mode in modes]
-    return [_trial(PEAK, point, request, SpeedOptions(modes=part), gate) for part in parts]
+    trials = [_trial(PEAK, point, request, SpeedOptions(modes=part), gate) for part in parts]
+    return [replace(trial, together=f"memory of {point[0]}") for trial in trials] if len(parts) == 1 else trials
 
 
 def _trial(kind: str, point: tuple[MixerChoice, int], request: TimeRequest, options: SpeedOptions, gate: Gate) -> Trial:

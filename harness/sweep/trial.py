@@ -35,6 +35,7 @@ class Trial:
     checks: tuple[str, ...] = ()  # keys of the checks without which nothing is timed
     promises: tuple[str, ...] = ()  # of a check: only these
     seconds: float = 0.0  # estimate
+    together: str = ""  # trials with this text share a process, one after the other; empty: it has its own
 
     @property
     def label(self) -> str:
@@ -73,6 +74,7 @@ class Job:
     """A trial and where it runs: all that a worker process is told."""
 
     trial: Trial
+    after: tuple[Trial, ...] = ()  # what the same process does next, one by one
     runs: str  # the store's folder
     files: tuple[str, ...]  # --plugin files
     device: str
@@ -90,9 +92,12 @@ def job_to_text(job: Job) -> str:
 def job_from_text(text: str) -> Job:
     """Returns the job written in `text`."""
     data = json.loads(text)
-    lists = ("needs", "checks", "promises")
-    trial = Trial(**{**data["trial"], **{name: tuple(data["trial"][name]) for name in lists}})
-    return Job(**{**data, "trial": trial, "files": tuple(data["files"])})
+    after = tuple(map(_trial, data["after"]))
+    return Job(**{**data, "trial": _trial(data["trial"]), "after": after, "files": tuple(data["files"])})
+
+
+def _trial(data: dict[str, Any]) -> Trial:
+    return Trial(**{**data, **{name: tuple(data[name]) for name in ("needs", "checks", "promises")}})
 
 
 def first_record(trial: Trial, registry: Registry) -> Record:

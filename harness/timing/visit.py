@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UnavailableError
-from harness.timing.cuda import cold, graphed, rotations
+from harness.timing.cuda import MOST_ROTATIONS, ROTATE_CACHES, cold, graphed, rotations
 from harness.timing.floor import flops, least_bytes
 from harness.timing.sample import Call, once
 from harness.timing.session import Session
@@ -17,7 +17,7 @@ from harness.timing.stop import StopRule
 from harness.timing.workload import Workload
 
 COLD = ("forward", "decode")  # what a whole step or a prompt touches does not fit into a cache anyway
-OPERANDS = "in turn, more than the cache holds"
+OPERANDS = f"in turn, {ROTATE_CACHES} times what the cache holds, {MOST_ROTATIONS} at most"
 FLUSHED = "a buffer of twice the cache is written before each sample"
 GRAPHED = ("forward", "prefill")  # decode restores a state, train updates one: both stay with plain launches
 Report = Callable[[int, int, str], None]
@@ -42,6 +42,9 @@ class Visit:
         for number, mode in enumerate(modes):
             report(number, len(modes), mode)
             self._mode(mode)
+        for mode in modes:  # last: a capture that fails may leave the generator of the device unusable
+            if self.gpu is not None and mode in GRAPHED and mode not in self.missing:
+                self._graph(mode)
         self.raw["tokens"] = np.array([self.work.B, self.work.T])
         facts = {"order": modes, "not_timed": self.missing, "flops_by": self.counted, **self.session.finish()}
         if self.gpu is not None:
@@ -60,8 +63,6 @@ class Visit:
             return
         if mode in COLD:
             self.session.take(f"{mode}_cold", cold(call, self.device))
-        if mode in GRAPHED:
-            self._graph(mode)
 
     def _graph(self, mode: str) -> None:
         try:
