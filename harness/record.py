@@ -27,7 +27,7 @@ class Record:
     reads the test split once with the chosen learning rate, all seeds; a `time` trial measures cost and state;
     a `check` trial holds the mixer against its contract, once a mixer implementation, code and device class;
     `time`, `speed`, `peak` and `duel` are one process of a measurement, and name the green check they rest on.
-    A `time` record without a process number is of version 0.1: one process, no gate."""
+    An earlier `time` record has no process number: it was one process, without a gate."""
 
     schema: int = SCHEMA
     key: str  # hash of all that decides the result: task, protocol and plugin code, configuration

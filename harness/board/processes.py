@@ -11,12 +11,12 @@ from harness.record import Record
 from harness.spec import Measure
 from harness.store import StoredRecord
 
-MAX_BUSY_CORES = 0.5  # by other processes, before a row of version 0.1 says that it was disturbed
+MAX_BUSY_CORES = 0.5  # by other processes, before a row from one process says that it was disturbed
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One time record a process; a record of version 0.1 stands alone."""
+    """One time record a process; a record from before they were numbered stands alone."""
 
     stored: tuple[StoredRecord, ...]
 
@@ -77,7 +77,7 @@ def across(measures: Sequence[Measure]) -> Measure:
 def latest(found: Sequence[StoredRecord]) -> Processes:
     """Returns the newest record of each process, from records in the order of their time.
 
-    Version 0.1 numbered none: where the newest record has no number it stands alone, else those without go.
+    Earlier records have no number: where the newest has none it stands alone, else those without go.
     """
     if found[-1].record.process is None:
         return Processes((found[-1],))

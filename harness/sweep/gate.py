@@ -48,5 +48,6 @@ def refusal(stored: StoredRecord) -> str | None:
     report = report_from_facts(record.facts)
     if report.green:
         return None
-    broken = ", ".join(finding.promise for finding in report.broken)
-    return f"{record.mixer} is not timed: it breaks {broken}; see harness check {record.mixer}"
+    first, *others = report.broken
+    more = f" and {len(others)} more" if others else ""
+    return f"{record.mixer} is not timed: it breaks {first.promise} ({first.detail}){more}; see harness check {record.mixer}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config import LimitsConfig, RunConfig, to_json
-from harness.errors import HarnessError, InputError
+from harness.errors import HarnessError, InputError, nearest
 from harness.pattern import MixerChoice
 from harness.plugins import Registry
 from harness.record import TIMING, digest
@@ -18,6 +18,7 @@ from harness.sweep.local import LocalExecutor, slots
 from harness.sweep.machine import choose_device
 from harness.sweep.plan import FAILED, NEW, OK, Plan, check_trial, entrants
 from harness.sweep.trial import Trial
+from harness.timing.ceilings import DTYPES
 from harness.timing.device import device_facts, facts_from_outside
 
 LIMITS = LimitsConfig(trial_minutes=10, memory_gib=16)
@@ -125,6 +126,13 @@ def require_lengths(lengths: Sequence[int]) -> tuple[int, ...]:
         if T < 2:
             raise InputError(f"--T takes lengths of at least 2, got {T}: a decode step needs a context")
     return tuple(sorted(set(lengths)))
+
+
+def require_dtype(dtype: str) -> str:
+    """Returns the dtype; one that no model is trained in raises InputError."""
+    if dtype not in DTYPES:
+        raise InputError(f"unknown --dtype {dtype!r}: {nearest(dtype, DTYPES)}")
+    return dtype
 
 
 def require_ok(records: Sequence[StoredRecord], wanted: int) -> None:

@@ -38,7 +38,8 @@ def speed(job: Job, registry: Registry, report: Report) -> Outcome:
     measure = {SPEED: _speed, PEAK: _peak, DUEL: _duel}[trial.kind]
     bound = pin_to_cores(job.threads) if job.device == "cpu" and trial.kind in ALONE else None
     outcome = measure(job, registry, report)
-    return Outcome(outcome.measures, {**outcome.facts, "bound_to_cores": bound, "gates": found}, outcome.raw)
+    facts = {"bound_to_cores": bound, "gates": found, "together": trial.together or None}
+    return Outcome(outcome.measures, {**outcome.facts, **facts}, outcome.raw)
 
 
 def options_of(kind: str) -> type:

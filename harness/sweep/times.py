@@ -14,7 +14,7 @@ from harness.plugins import Registry
 from harness.record import PEAK, SPEED
 from harness.store import StoredRecord
 from harness.sweep.fork import can_fork
-from harness.sweep.gated import BATCH, D_MODEL, HERE, LENGTHS, LIMITS, Gate, Place, require_lengths
+from harness.sweep.gated import BATCH, D_MODEL, HERE, LENGTHS, LIMITS, Gate, Place, require_dtype, require_lengths
 from harness.sweep.local import alone
 from harness.sweep.plan import choose
 from harness.sweep.trial import Trial
@@ -74,6 +74,7 @@ class Timed:
 def run_times(request: TimeRequest, registry: Registry) -> Timed:
     """Returns rows, exponents and ties; finished processes stay on disk, so the same command goes on where it ended."""
     lengths, modes = require_lengths(request.lengths), require_modes(request.modes)
+    require_dtype(request.dtype)
     if request.processes < MIN_PROCESSES:
         raise InputError(f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: spread is the point")
     parse_layers(request.layers, "attention")  # a pattern that cannot be read is the user's error, before anything

@@ -81,7 +81,7 @@ def cost_measures(raw: Mapping[str, np.ndarray]) -> dict[str, Measure]:
     if "state_bytes" in raw:
         per_sequence = float(np.sum(raw["state_bytes"], dtype=np.float64)) / float(raw["decode_batch"][0])
         measures["state_kib"] = Measure(value=per_sequence / 2**10, unit="KiB", n=1)
-    if "probe_ms" in raw:  # version 0.1 had no probe
+    if "probe_ms" in raw:  # earlier records have none
         timed = [name for name in SERIES if f"{name}_ms" in raw]
         measures |= {f"{name}_per_probe": one(per_probe(raw, name), "probes") for name in timed}
         measures["probe_drift_pct"] = one(100 * drift(raw["probe_ms"]), "%")
@@ -89,7 +89,7 @@ def cost_measures(raw: Mapping[str, np.ndarray]) -> dict[str, Measure]:
 
 
 def _decode_step_us(raw: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    if "decode_step_us" in raw:  # version 0.1: one step a sample
+    if "decode_step_us" in raw:  # an earlier record: one step a sample
         return np.asarray(raw["decode_step_us"], dtype=np.float64)
     return 1e3 * raw["decode_step_ms"] if "decode_step_ms" in raw else None
 

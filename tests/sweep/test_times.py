@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -77,6 +78,50 @@ def test_a_row_rests_on_three_processes_and_its_own_memory(timed):
     assert found.rank(row) == 1
     assert (len(of_kind(store, SPEED)), len(of_kind(store, PEAK))) == (3, 1)
     assert json.loads(json.dumps(found.to_json()))["rows"][0]["clean"] == row.clean
+
+
+def test_the_lengths_of_a_mixer_share_a_process_and_each_has_its_record(tmp_path, registry, known_ceilings):
+    checked(Store(tmp_path), registry, "attention")
+    request = TimeRequest(
+        mixers=("attention",), lengths=(8, 16), modes=("forward",), place=Place(runs=tmp_path, device="cpu")
+    )
+    assert len(run_times(request, registry).rows) == 2
+    started = defaultdict(set)
+    for stored in of_kind(Store(tmp_path), SPEED):
+        record = stored.record
+        started[record.config["options"]["process"]].add(record.config["timing"]["T"])
+        assert record.facts["together"] == f"attention/torch process {record.config['options']['process']}"
+    assert dict(started) == {0: {8, 16}, 1: {8, 16}, 2: {8, 16}}
+
+
+CRASHES = """
+import os
+import torch
+from harness import MixerSpec, hookimpl
+
+class Crashes(torch.nn.Module):
+    def forward(self, x):
+        return os._exit(7) if x.shape[1] == 16 else x.cumsum(1)
+
+@hookimpl
+def harness_mixers():
+    yield MixerSpec(name="crashes", summary="s", source="here", build=lambda config: Crashes())
+"""
+
+
+def test_a_length_that_kills_its_process_takes_no_other_length_with_it(tmp_path, known_ceilings):
+    file = tmp_path / "mine.py"
+    file.write_text(CRASHES)
+    registry = load_registry([str(file)])
+    checked(Store(tmp_path / "runs"), registry, "crashes")
+    place = Place(runs=tmp_path / "runs", device="cpu")
+    found = run_times(TimeRequest(mixers=("crashes",), lengths=(8, 16, 32), modes=("forward",), place=place), registry)
+    assert [(row.T, row.peak_mib is not None) for row in found.rows] == [(8, True), (32, True)]
+    assert [line.partition(":")[0] for line in found.failed] == [
+        "crashes/torch T=16 peak",
+        *["crashes/torch T=16 speed"] * 3,
+    ]
+    assert "exit code 7" in found.failed[1]
 
 
 def test_every_number_of_a_process_follows_from_its_raw_arrays(timed, registry):
@@ -181,7 +226,18 @@ def test_bad_requests_are_answered_before_anything_runs(tmp_path, registry, chan
 def a_row(mixer, T=128, low=1.0, value=1.1, high=1.2, peak=10.0):
     ms = Measure(value=value, unit="ms", n=30, low=low, high=high)
     rest = {"within_pct": 1.0, "between_pct": 1.0, "per_probe": ms, "floor_pct": None, "flops_by": None}
-    return Row(mixer=mixer, T=T, series="forward", ms=ms, first_ms=5.0, peak_mib=peak, state_kib=None, notes=(), **rest)
+    return Row(
+        mixer=mixer,
+        T=T,
+        series="forward",
+        ms=ms,
+        first_ms=5.0,
+        launch_us=None,
+        peak_mib=peak,
+        state_kib=None,
+        notes=(),
+        **rest,
+    )
 
 
 def test_rows_whose_processes_overlap_share_a_rank():

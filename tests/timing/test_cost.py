@@ -88,7 +88,7 @@ def test_a_series_stands_between_two_readings_of_the_probe_and_says_what_disturb
     assert facts["policy"]["stop"]["min_samples"] == CONFIG.timing.samples
 
 
-def test_arrays_of_version_0_1_give_what_they_gave(measured):
+def test_arrays_of_earlier_records_give_what_they_gave():
     old = {
         "forward_ms": np.array([1.0, 2.0, 3.0]),
         "train_step_ms": np.array([4.0]),
