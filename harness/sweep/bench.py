@@ -34,6 +34,7 @@ class Outcome:
     raw: "dict[str, np.ndarray]"
     curve: "dict[str, np.ndarray] | None" = None
     weights: dict[str, Any] | None = None
+    spent: bool = False  # its process is not fit for another trial
 
 
 @dataclasses.dataclass

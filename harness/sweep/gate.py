@@ -50,4 +50,5 @@ def refusal(stored: StoredRecord) -> str | None:
         return None
     first, *others = report.broken
     more = f" and {len(others)} more" if others else ""
-    return f"{record.mixer} is not timed: it breaks {first.promise} ({first.detail}){more}; see harness check {record.mixer}"
+    broken = f"{first.promise} ({first.detail}){more}"
+    return f"{record.mixer} is not timed: it breaks {broken}; see harness check {record.mixer}"

@@ -203,20 +203,20 @@ class LocalExecutor:
 
     def _event(self, worker: Running, event: dict[str, Any]) -> None:
         if event["event"] == "done":
-            self._next(worker)
+            self._next(worker, event["spent"])
             return
         if event["event"] == "unwritten":  # a full disk would fail the next trial too: stop here
             raise HarnessError(event["reason"])
         worker.doing = f"{event['step']}/{event['of']} {event['text']}"
         self.display.progress(worker.trial, event["step"], event["of"], event["text"])
 
-    def _next(self, worker: Running) -> None:
+    def _next(self, worker: Running, spent: bool) -> None:
         """Shows the trial that the worker has finished, and turns to the one after it."""
         stored = self.store.find(worker.trial.key)
         if stored is not None:
             self._finish(worker.trial, stored)
-        worker.finished = not worker.after
-        if worker.after:
+        worker.finished = spent or not worker.after
+        if not worker.finished:
             worker.trial, worker.started, worker.doing = worker.after.pop(0), time.monotonic(), None
             self.display.start(worker.trial)
 

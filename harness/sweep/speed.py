@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def speed(job: Job, registry: Registry, report: Report) -> Outcome:
     bound = pin_to_cores(job.threads) if job.device == "cpu" and trial.kind in ALONE else None
     outcome = measure(job, registry, report)
     facts = {"bound_to_cores": bound, "gates": found, "together": trial.together or None}
-    return Outcome(outcome.measures, {**outcome.facts, **facts}, outcome.raw)
+    return replace(outcome, facts={**outcome.facts, **facts})
 
 
 def options_of(kind: str) -> type:
@@ -57,12 +58,13 @@ def config_of(trial: Trial) -> RunConfig:
 def _speed(job: Job, registry: Registry, report: Report) -> Outcome:
     config = config_of(job.trial)
     work = Workload(registry, job.trial.mixer, config, job.device)
-    raw, facts = Visit(work, config.options, job.device).run(report)
+    visit = Visit(work, config.options, job.device)
+    raw, facts = visit.run(report)
     ceilings = load_ceilings(device_facts(job.device), job.threads)
     if ceilings is not None:
         raw["ceilings"] = np.array([ceilings.copy_bytes_per_s, ceilings.flops_per_s(config.training.dtype) or np.nan])
     facts |= {"ceilings": None if ceilings is None else ceilings.to_json(), "depth": len(work.model.layers)}
-    return Outcome(speed_measures(raw), facts, raw)
+    return Outcome(speed_measures(raw), facts, raw, spent=visit.capture_failed)
 
 
 def _peak(job: Job, registry: Registry, report: Report) -> Outcome:

@@ -89,7 +89,10 @@ def main() -> None:
         except HarnessError as error:
             reporter.send({"event": "unwritten", "reason": str(error)})
             os._exit(UNWRITTEN)
-        reporter.send({"event": "done"})
+        spent = outcome is not None and outcome.spent
+        reporter.send({"event": "done", "spent": spent})
+        if spent:  # the executor gives the rest another process
+            break
         del record, outcome
         gc.collect()  # what the trial built is gone before the next
     os._exit(0)  # a thread that a plugin left running, or an exit hook, cannot hold the finished trial

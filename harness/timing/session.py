@@ -50,6 +50,7 @@ class Session:
                 "cold": None,
                 "launches": "as in training: the host may run ahead",
                 "threads": torch.get_num_threads(),
+                "deterministic": torch.are_deterministic_algorithms_enabled(),  # as in training
                 "warmup": self.warmup,
                 "stop": {name: getattr(self.rule, name) for name in ("target", "min_samples", "min_s", "max_s")},
             },

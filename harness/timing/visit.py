@@ -1,4 +1,4 @@
-"""One process of `harness time`: one mixer at one length, every mode in random order, the probe around each."""
+"""One visit of `harness time`: one mixer at one length, every mode in random order, the probe around each."""
 
 import random
 from collections.abc import Callable
@@ -50,6 +50,11 @@ class Visit:
         if self.gpu is not None:
             facts["policy"] |= {"operands": OPERANDS, "cold": FLUSHED}
         return self.raw, facts
+
+    @property
+    def capture_failed(self) -> bool:
+        """Returns whether a graph could not be captured: the allocator and the generator may still think they are."""
+        return any(name.endswith("_graph") for name in self.missing)
 
     def _mode(self, mode: str) -> None:
         try:
