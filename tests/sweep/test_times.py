@@ -177,7 +177,7 @@ def test_a_time_whose_check_was_taken_out_by_hand_is_not_read(timed, tmp_path):
     assert "needs a green check" in str(Store(tmp_path).damaged[0])
 
 
-def test_the_board_has_no_place_for_it(timed):
+def test_it_is_no_point_of_a_preset(timed):
     assert points(timed[2]) == []
 
 
@@ -186,7 +186,7 @@ def test_a_mixer_that_breaks_a_promise_is_refused_with_the_command_that_shows_it
     place = Place(runs=tmp_path, device="cpu")
     found = run_times(TimeRequest(mixers=("ema",), place=place), registry)
     assert found.rows == []
-    assert found.refused == ("ema/torch is not timed: it breaks reference; see harness check ema/torch",)
+    assert found.refused == ("ema/torch is not timed: it breaks reference (as seen); see harness check ema/torch",)
     with pytest.raises(HarnessError, match="ema/torch is not timed: it breaks reference"):
         run_compare(CompareRequest(a="ema", b="ema", place=place), registry)
 
