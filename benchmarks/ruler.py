@@ -1,12 +1,13 @@
 """The ruler is measured first: what the timing of this harness can see on this machine, and what it cannot.
 
-    python benchmarks/ruler.py --runs /tmp/ruler                     # all of it; on 2 CPU cores about 50 minutes
+    python benchmarks/ruler.py --runs /tmp/ruler                     # all of it; on 2 CPU cores about half an hour
     python benchmarks/ruler.py --runs /tmp/ruler --parts clock,burn  # three minutes
     python benchmarks/ruler.py --runs /tmp/ruler --device cuda --T 2048 --d-model 1024 --batch 16 \\
-        --duels 50 --max-s 0.15
+        --duels 50
 
 The machine must be otherwise idle. Finished processes are kept in --runs: the same command goes on where it ended.
-A part whose target is missed is printed as MISSED, and the exit code is 1. --plot writes one figure (needs matplotlib).
+A part whose target is missed is printed as MISSED, and the exit code is 1. --plot writes one figure (needs matplotlib);
+--replot draws it from the --json of an earlier run, on another machine perhaps, and measures nothing.
 
 clock    a no-op, and a sleep of known length (on CUDA a spin of known cycles)
 aa       a mixer against itself, --pairs times: at most 1 % may be called faster or slower
@@ -31,6 +32,7 @@ from harness.sweep.duels import CompareRequest, false_verdicts, run_pairs
 from harness.sweep.gated import Place
 from harness.sweep.machine import choose_device, physical_cores
 from harness.sweep.times import TimeRequest, run_times
+from harness.timing.device import facts_from_outside
 from harness.timing.spread import disturbances, series_names
 from harness.timing.verdict import SLOWER, judge
 
@@ -152,13 +154,23 @@ def timed_rows(args, runs):
     return timed, [bool(disturbances(raw, name)) for raw in raws for name in series_names(raw)]
 
 
+def setting(args):
+    """Returns on what this was measured, in one line."""
+    told = facts_from_outside(args.device)
+    where = told["name"] if args.device == "cuda" else f"{told['name']}, {physical_cores()} cores"
+    shape = f"{args.mixer} forward, B = {args.batch}, T = {args.T}, D = {args.d_model}"
+    return f"{where}, torch {told['libraries']['torch']}: {shape}, {args.max_s:g} s of samples a comparison and process"
+
+
 def plot(found, path):
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ruler"})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure.suptitle(found["setting"], fontsize=9, color="0.35")
     pairs = sorted(found["aa"], key=lambda one: one["ratio"])
     ratio = np.array([one["ratio"] for one in pairs])
     ends = np.array([[one["low"], one["high"]] for one in pairs])
@@ -166,7 +178,11 @@ def plot(found, path):
     left.plot(ratio, ".", color="black", markersize=2)
     margin = pairs[0]["margin"]
     left.axhspan(1 / (1 + margin), 1 + margin, color="tab:blue", alpha=0.15, linewidth=0)
-    left.set(xlabel="A/A comparison, sorted", ylabel="time of A over time of A", title="a mixer against itself")
+    called = sum(one["verdict"] in ("faster", "slower") for one in pairs)
+    title = f"A mixer against itself: {called} of {len(pairs)} called"
+    left.set(
+        xlabel="comparison, sorted (bars: 99 % interval; band: margin)", ylabel="time of A over time of A", title=title
+    )
     shifts = np.linspace(0, max(0.06, 1.5 * found["smallest_found"]), 61)
     called = [
         100
@@ -177,8 +193,10 @@ def plot(found, path):
     for one in found.get("planted", []):
         right.plot(100 * one["size"], 100 * one["called"] / one["pairs"], "o", color="tab:red")
     right.axhline(95, color="0.75", linewidth=1)
-    right.set(xlabel="slowdown of B, %", ylabel="called slower, %", title="what is found (red: planted)")
-    figure.savefig(path)
+    right.set(
+        xlabel="slowdown of B, %", ylabel="called slower, %", title="What is found (line: A/A shifted; red: planted)"
+    )
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main():
@@ -192,13 +210,22 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--planted-pairs", type=int, default=100)
-    parser.add_argument("--duels", type=int, default=10, help="comparisons that share their eight processes")
-    parser.add_argument("--max-s", type=float, default=0.4, help="of sampling a comparison; harness compare takes 1.0")
+    parser.add_argument("--duels", type=int, default=20, help="comparisons that share their eight processes")
+    parser.add_argument("--max-s", type=float, default=0.2, help="of sampling a comparison; harness compare takes 1.0")
     parser.add_argument("--plot", type=Path, help="an .svg file")
     parser.add_argument("--json", type=Path, help="everything that was found")
+    parser.add_argument("--replot", type=Path, metavar="JSON", help="draw --plot from this, and stop")
     args = parser.parse_args()
+    if args.replot:
+        if not args.plot:
+            parser.error("--replot JSON needs --plot FILE")
+        plot(json.loads(args.replot.read_text()), args.plot)
+        return
+    parts = args.parts.split(",")
+    if unknown := sorted(set(parts) - set(PARTS)):
+        parser.error(f"unknown part {', '.join(unknown)}: choose from {', '.join(PARTS)}")
     args.device = choose_device(args.device)
-    found, rows, parts = {}, [], args.parts.split(",")
+    found, rows = {"setting": setting(args)}, []
     for part in (clock, aa, planted, burn):
         if part.__name__ in parts:
             rows += part(args, found)

@@ -53,9 +53,10 @@ class TimingConfig:
 
     batch_size: int = 8
     T: int = 256
-    samples: int = 20  # timed repetitions of each measure, after warm-up
-    warmup: int = 3
-    decode_tokens: int = 64
+    samples: int = 20  # timed repetitions of each measure in one process, at least, while its time lasts
+    warmup: int = 3  # untimed repetitions before them, at least
+    decode_tokens: int = 64  # steps in one sample of decoding
+    processes: int = 3  # fresh ones that repeat all of it; ± is between them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,13 @@ from harness.errors import RecordError
 from harness.spec import Measure
 
 SCHEMA = 1
-KINDS = ("train", "test", "time")  # the kinds that belong to a task
+TIME = "time"  # one process of the cost of a model in `harness run`
+KINDS = ("train", "test", TIME)  # the kinds that belong to a task
 CHECK = "check"  # the kind that belongs to a mixer alone
 CONTRACT, CONTRACT_KEY = "contract", ""  # what stands in place of task, suite and suite_key in a check record
 SPEED, PEAK, DUEL = "speed", "peak", "duel"  # one process of `harness time`: its samples, its memory; of `compare`
-GATED = (SPEED, PEAK, DUEL)  # the kinds that need a green check of the same code on the same class of device
-ALONE = ("time", SPEED, DUEL)  # the kinds that have the machine to themselves
+GATED = (SPEED, PEAK, DUEL)  # the kinds that need a check of the same code on the same class of device, and no task
+ALONE = (TIME, SPEED, DUEL)  # the kinds that have the machine to themselves
 TIMING = "timing"  # what stands in place of task and suite in them
 
 
@@ -25,7 +26,8 @@ class Record:
     """One trial. A `train` trial is one learning rate and seed, scored on the validation split; a `test` trial
     reads the test split once with the chosen learning rate, all seeds; a `time` trial measures cost and state;
     a `check` trial holds the mixer against its contract, once a mixer implementation, code and device class;
-    `speed`, `peak` and `duel` are one process of a measurement, and name the green check they rest on."""
+    `time`, `speed`, `peak` and `duel` are one process of a measurement, and name the green check they rest on.
+    An earlier `time` record has no process number: it was one process, without a gate."""
 
     schema: int = SCHEMA
     key: str  # hash of all that decides the result: task, protocol and plugin code, configuration
@@ -37,6 +39,7 @@ class Record:
     config: dict[str, Any]  # the RunConfig
     lr: float | None = None
     seed: int | None = None
+    process: int | None = None  # which of the processes that time the same
     status: str = "ok"  # or "failed"
     reason: str | None = None  # one line, when failed
     plugin: dict[str, str | None] = field(default_factory=dict)  # distribution, version, code_sha256
@@ -49,9 +52,14 @@ class Record:
     raw_sha256: str | None = None  # of raw.npz, the arrays every measure is computed from
 
 
+def is_gated(record: Record) -> bool:
+    """Returns whether the record needs a green check."""
+    return record.kind in GATED or (record.kind == TIME and record.process is not None)
+
+
 def require_gate(record: Record) -> None:
     """Raises RecordError where a time stands without a green check of the same code on the same class of device."""
-    if record.kind not in GATED or record.status != "ok":
+    if record.status != "ok" or not is_gated(record):
         return
     gates = {gate.get("mixer"): gate for gate in record.facts.get("gates") or []}
     other = (record.config.get("options") or {}).get("other")

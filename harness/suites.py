@@ -29,7 +29,7 @@ def _smoke() -> SuiteSpec:
                 options=_mqar(32, 2, 64, 6_400, 500),
                 model=ModelConfig(d_model=32, layers="short_conv,MIXER"),
                 training=TrainingConfig(steps=100, lrs=(1e-2,), seeds=(0,), eval_every=50),
-                timing=TimingConfig(batch_size=16, T=32, samples=10, decode_tokens=16),
+                timing=TimingConfig(batch_size=16, T=32, samples=10, decode_tokens=16, processes=1),
             ),
             RunConfig(
                 task="pile",
@@ -38,7 +38,7 @@ def _smoke() -> SuiteSpec:
                 training=TrainingConfig(
                     steps=40, batch_size=8, lrs=(3e-3,), seeds=(0,), betas=(0.9, 0.95), eval_every=40, clip=1.0
                 ),
-                timing=TimingConfig(batch_size=8, T=128, samples=10, decode_tokens=16),
+                timing=TimingConfig(batch_size=8, T=128, samples=10, decode_tokens=16, processes=1),
             ),
         ),
     )

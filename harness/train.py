@@ -45,6 +45,8 @@ def prepare_process(device: str, threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    # that would also fill every torch.empty with nan: one kernel more for each, in every time, and in no number
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cpu":
         torch.set_flush_denormal(True)
         keep_pages()

@@ -6,13 +6,13 @@ from typing import Any
 
 from harness.board.cells import Cell, Column
 from harness.board.points import UNKNOWN, Point, task_options
+from harness.board.processes import Processes
 from harness.record import Record
 
 LEGEND = (
     "± is the longer side of the interval; equal ranks: the intervals overlap; – as rank: no score, or no green check; "
     "ppl: perplexity, AR: of recalled tokens"
 )
-MAX_BUSY_CORES = 0.5  # by other processes, before a row says that it was disturbed
 LIBRARIES = ("mixer-harness", "torch", "numpy", "triton")
 
 
@@ -39,8 +39,8 @@ def protocol(group: Sequence[Point], tasks: Sequence[str]) -> list[str]:
 
 
 def _any_record(group: Sequence[Point], task: str) -> Record | None:
-    found = [p.tests.get(task) or p.times.get(task) for p in group]
-    return next((stored.record for stored in found if stored is not None), None)
+    found = [p.record("test", task) or p.record("time", task) for p in group]
+    return next(filter(None, found), None)
 
 
 def _asked(record: Record) -> list[str]:
@@ -65,8 +65,8 @@ def _asked(record: Record) -> list[str]:
 
 def measured_on(group: Sequence[Point], task: str) -> tuple[Mapping[str, Any], dict[str, str]]:
     """Returns what most rows' cost was measured on, and what was different or disturbed for a mixer."""
-    found = {p.mixer: _setting(p.times[task].record) for p in group if task in p.times}
-    busy = {p.mixer: p.times[task].record.facts.get("busy_cores") or 0.0 for p in group if task in p.times}
+    found = {p.mixer: _setting(p.times[task]) for p in group if task in p.times}
+    disturbed = {p.mixer: p.times[task].disturbed for p in group if task in p.times}
     usual = {
         name: Counter(setting[name] for setting in found.values()).most_common(1)[0][0]
         for name in next(iter(found.values()), {})
@@ -74,20 +74,19 @@ def measured_on(group: Sequence[Point], task: str) -> tuple[Mapping[str, Any], d
     odd = {}
     for mixer, setting in found.items():
         differs = [_said(name, value) for name, value in setting.items() if value != usual[name]]
-        notes = [f"cost measured with {', '.join(differs)}"] if differs else []
-        if busy[mixer] > MAX_BUSY_CORES:
-            notes.append(f"other processes kept {busy[mixer]:g} cores busy: its times may be far too long")
-        if notes:
-            odd[mixer] = "; ".join(notes)
+        notes = [f"cost measured with {', '.join(differs)}" if differs else None, disturbed[mixer]]
+        if any(notes):
+            odd[mixer] = "; ".join(filter(None, notes))
     return usual, odd
 
 
-def _setting(record: Record) -> dict[str, Any]:
-    facts, environment = record.facts, record.environment
+def _setting(timed: Processes) -> dict[str, Any]:
+    facts, environment = timed.record.facts, timed.record.environment
     libraries = environment.get("libraries") or {}
     return {
         "B×T": f"{facts.get('B', '?')}×{facts.get('T', '?')}",
         "dtype": facts.get("dtype"),
+        "protocol": timed.protocol,
         "threads": environment.get("threads"),
         **{name: libraries.get(name) for name in LIBRARIES},
         "Python": environment.get("python"),
@@ -99,6 +98,8 @@ def _setting(record: Record) -> dict[str, Any]:
 def _said(name: str, value: Any) -> str:
     if name in ("B×T", "dtype"):
         return f"B×T = {value}" if name == "B×T" else str(value)
+    if name == "protocol":
+        return str(value)
     return f"{value} thread{'' if value == 1 else 's'}" if name == "threads" else f"{name} {value}"
 
 

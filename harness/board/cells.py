@@ -1,6 +1,7 @@
 """One cell: a number at the precision of its column, its spread, or a dash and why."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from harness.spec import Measure
 
 DASH = "–"
 MOST_DECIMALS = 4
+HEADER_WIDTH = 8
+SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,28 @@ def _half(measure: Measure, decimals: int) -> float:
     if not math.isfinite(side):
         return math.inf
     return float(math.ceil(side * 10**decimals - 1e-9) / 10**decimals)
+
+
+class Notes:
+    """Footnotes, numbered in the order in which they are met; equal ones share a number."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def mark(self, text: str, note: str | None) -> str:
+        """Returns the text with the number of its note."""
+        if note is None:
+            return text
+        number = self.numbers.setdefault(note, len(self.numbers) + 1)
+        return text + str(number).translate(SUPERSCRIPT)
+
+    def lines(self) -> list[str]:
+        """Returns one line a note."""
+        return [f"{str(number).translate(SUPERSCRIPT)} {note}" for note, number in self.numbers.items()]
+
+
+def stacked(titles: Sequence[str]) -> list[str]:
+    """Returns the titles in narrow lines, all as high as the highest."""
+    lines = [textwrap.wrap(name, HEADER_WIDTH, break_long_words=False) for name in titles]
+    height = max(map(len, lines))
+    return ["\n".join([""] * (height - len(parts)) + parts) for parts in lines]

@@ -2,16 +2,17 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.board.processes import Processes, latest
 from harness.check.promise import NOT_APPLICABLE
 from harness.check.report import KIT_VERSION, report_from_facts
 from harness.errors import InputError
 from harness.pattern import parse_mixer
-from harness.record import CHECK, GATED, Record
+from harness.record import CHECK, GATED, TIME, Record
 from harness.store import RECORD, Damage, Store, StoredRecord
 
 CAUSALITY = "causality"  # a mixer that declares itself non-causal is checked, shown and not ranked
@@ -47,7 +48,7 @@ class Point:
     device_class: str
     code: str = ""  # digest of the plugin's sources
     tests: dict[str, StoredRecord] = field(default_factory=dict)  # by task, ok records only
-    times: dict[str, StoredRecord] = field(default_factory=dict)
+    times: dict[str, Processes] = field(default_factory=dict)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)  # (task, "test" or "time") -> reason
     check: StoredRecord | None = None  # the newest check of this code on this class of device
 
@@ -83,7 +84,13 @@ class Point:
     def stored(self) -> list[StoredRecord]:
         """Returns the ok records of the point."""
         checked = [self.check] if self.check is not None and self.check.record.status == "ok" else []
-        return [*self.tests.values(), *self.times.values(), *checked]
+        timed = [stored for processes in self.times.values() for stored in processes.stored]
+        return [*self.tests.values(), *timed, *checked]
+
+    def record(self, kind: str, task: str) -> Record | None:
+        """Returns the test record of the task, or one of its time records."""
+        found = self.tests.get(task) if kind == "test" else self.times.get(task)
+        return found.record if found else None
 
     @property
     def tasks(self) -> list[str]:
@@ -154,25 +161,31 @@ def _point(mixer: str, suite_key: str, device: str, stored: Iterable[StoredRecor
     code = ordered[-1].record.plugin.get("code_sha256")
     ordered = [s for s in ordered if s.record.plugin.get("code_sha256") == code]
     point = Point(mixer, ordered[-1].record.suite, suite_key, device, str(code))
+    together: dict[tuple[str, str], list[StoredRecord]] = defaultdict(list)
     for one in ordered:
-        _place(point, one)
+        together[one.record.task, one.record.kind].append(one)
+    for (task, kind), same in together.items():
+        _place(point, task, kind, same)
     return point if point.tests or point.times or point.failed else None
 
 
-def _place(point: Point, stored: StoredRecord) -> None:
-    """Puts a record into the point; later ones replace earlier ones."""
-    record = stored.record
-    if record.kind == "train":
-        if record.status != "ok":  # shown only as long as there is no test record, which knows better
-            point.failed.setdefault((record.task, "test"), reason(record))
+def _place(point: Point, task: str, kind: str, same: Sequence[StoredRecord]) -> None:
+    """Puts the records of one task and kind into the point; the newest count, failed ones too."""
+    failed = [stored for stored in same if stored.record.status != "ok"]
+    if kind == "train":
+        if failed:  # shown only as long as there is no test record, which knows better
+            point.failed.setdefault((task, "test"), reason(failed[0].record))
         return
-    into = point.tests if record.kind == "test" else point.times
-    if record.status == "ok":
-        into[record.task] = stored
-        point.failed.pop((record.task, record.kind), None)
+    newest = latest(same) if kind == TIME else Processes((same[-1],))
+    broken = [stored for stored in newest.stored if stored.record.status != "ok"]
+    if broken:
+        point.failed[task, kind] = reason(broken[0].record)
+        return
+    point.failed.pop((task, kind), None)
+    if kind == TIME:
+        point.times[task] = newest
     else:
-        into.pop(record.task, None)
-        point.failed[record.task, record.kind] = reason(record)
+        point.tests[task] = newest.stored[0]
 
 
 def reason(record: Record) -> str:

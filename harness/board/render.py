@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.board.cells import DASH, Cell, Column
+from harness.board.cells import DASH, Cell, Column, Notes, stacked
 from harness.board.table import Row, Table
 from harness.config import to_json
 from harness.errors import InputError, nearest
@@ -18,8 +18,6 @@ from harness.spec import Measure
 FORMATS = ("github", "plain", "html", "json")
 LEFT = ("mixer",)
 WIDTH = 160  # of the lines around a table in a terminal
-HEADER_WIDTH = 8
-SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 STYLE = """
 :root { color-scheme: light dark; --back: #ffffff; --text: #1b2129;
         --line: #d5dae1; --soft: #5d6773; --stripe: #f5f7fa; }
@@ -59,25 +57,9 @@ def title(table: Table) -> str:
     return f"{table.suite} · {table.device}{retired}"
 
 
-class _Notes:
-    """Footnotes, numbered in the order in which they are met; equal ones share a number."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def mark(self, text: str, note: str | None) -> str:
-        if note is None:
-            return text
-        number = self.numbers.setdefault(note, len(self.numbers) + 1)
-        return text + str(number).translate(SUPERSCRIPT)
-
-    def lines(self) -> list[str]:
-        return [f"{str(number).translate(SUPERSCRIPT)} {note}" for note, number in self.numbers.items()]
-
-
 def _body(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
     """Returns titles, rows of text and the lines below the table."""
-    notes = _Notes()
+    notes = Notes()
     rows = [
         [
             DASH if row.rank is None else str(row.rank),
@@ -97,14 +79,8 @@ def _tabulated(titles: Sequence[str], rows: list[list[str]], format: str) -> str
 
 def _plain(table: Table) -> str:
     titles, rows, below = _body(table)
-    titles = ["\n".join(textwrap.wrap(name, HEADER_WIDTH, break_long_words=False)) for name in titles]
-    lines = [title(table), *_wrapped(table.caption), "", _tabulated_plain(titles, rows), "", *_wrapped(below)]
-    return "\n".join(lines)
-
-
-def _tabulated_plain(titles: list[str], rows: list[list[str]]) -> str:
-    height = max(name.count("\n") for name in titles)
-    return _tabulated(["\n" * (height - name.count("\n")) + name for name in titles], rows, "simple")
+    grid = _tabulated(stacked(titles), rows, "simple")
+    return "\n".join([title(table), *_wrapped(table.caption), "", grid, "", *_wrapped(below)])
 
 
 def _wrapped(lines: Sequence[str]) -> list[str]:

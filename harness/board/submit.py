@@ -14,6 +14,7 @@ from harness.board.check import Checker
 from harness.board.points import Gathered, Point, gather
 from harness.board.private import public
 from harness.board.render import render
+from harness.board.speeds import SpeedPoint, speed_tables
 from harness.board.table import leaderboard
 from harness.errors import HarnessError, InputError
 from harness.plugins import Registry
@@ -40,9 +41,9 @@ class Submitted:
     labels: tuple[str, ...]  # why some labels could not be compared
 
 
-def submit(chosen: Sequence[Point], skipped: Sequence[str], board: Path, registry: Registry) -> Submitted:
+def submit(chosen: Sequence[Point | SpeedPoint], skipped: Sequence[str], board: Path, registry: Registry) -> Submitted:
     """Returns what was added after every record was verified; a mismatch raises InputError and changes nothing."""
-    stored = [one for point in chosen for one in point.stored]
+    stored = list({one.path: one for point in chosen for one in point.stored}.values())  # two may share a check
     checker = Checker(registry)
     checked = [checker.check(one) for one in stored]
     _refuse([f"{c.stored.path.name}: {line}" for c in checked for line in c.wrong])
@@ -87,6 +88,8 @@ def _missing(point: Point, everything: Sequence[Point]) -> list[str]:
     for task in point.tasks:
         if task not in point.times and (task, "time") not in point.failed:
             found.append(f"{task} is not timed")
+        if task in point.times and (left := point.times[task].missing):
+            found.append(f"{task} was timed in {left} processes")
         if task not in point.tests and task not in scored_elsewhere and (task, "test") not in point.failed:
             found.append(f"{task} is not scored")
     return found
@@ -107,7 +110,8 @@ def readme(board: Path, registry: Registry, new: Sequence[StoredRecord] = ()) ->
     """Returns the board's README: its submissions, and the new ones, as tables."""
     found = gather(board / SUBMISSIONS)
     _refuse([str(damage) for damage in found.damaged])
-    tables = leaderboard(Gathered((*found.found, *new)), registry)
+    everything = Gathered((*found.found, *new))
+    tables = [*leaderboard(everything, registry), *speed_tables(everything)]
     return f"{INTRODUCTION}\n{render(tables, 'github') if tables else EMPTY}\n"
 
 

@@ -148,17 +148,20 @@ def _column_cells(column: Column, group: Sequence[Point], tasks: Sequence[str]) 
 
 
 def _measure(column: Column, point: Point) -> Measure | None:
-    stored = (point.tests if column.kind == "test" else point.times).get(column.task)
-    return stored.record.measures.get(column.measure) if stored else None
+    if column.kind == "test":
+        scored = point.tests.get(column.task)
+        return scored.record.measures.get(column.measure) if scored else None
+    timed = point.times.get(column.task)
+    return timed.measures.get(column.measure) if timed else None
 
 
 def _why_missing(column: Column, point: Point, group: Sequence[Point]) -> str:
     task, kind = column.task, column.kind
     if (task, kind) in point.failed:
         return f"failed: {point.failed[task, kind]}"
-    stored = (point.tests if kind == "test" else point.times).get(task)
-    if stored is not None:
-        facts = stored.record.facts
+    record = point.record(kind, task)
+    if record is not None:
+        facts = record.facts
         why = facts.get("no_decode") if column.measure in ("decode_us_per_token", "state_kib") else None
         return str(why or f"the {task} record has no {column.measure}")
     measured = [p.mixer for p in group if p.family == point.family and task in p.tests]
@@ -183,8 +186,8 @@ def _lrs_failed(point: Point, task: str) -> str | None:
 
 
 def _protocol_part(what: str, point: Point, task: str) -> tuple[str, Any]:
-    stored = point.tests.get(task) or (point.times.get(task) if what == "depth" else None)
-    facts = stored.record.facts if stored else {}
+    record = point.record("test", task) or (point.record("time", task) if what == "depth" else None)
+    facts = record.facts if record else {}
     if what == "lr":
         found = facts.get("lr")
         return (DASH, None) if found is None else (f"{found:g} of {len(facts.get('lrs', []))}", found)

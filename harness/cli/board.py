@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from tabulate import tabulate
@@ -14,6 +15,9 @@ from harness.errors import InputError, RecordError
 from harness.plugins import Registry, load_registry, unavailable
 from harness.spec import MixerSpec
 from harness.store import RECORD, Damage
+
+if TYPE_CHECKING:
+    from harness.board.speeds import SpeedPoint
 
 FORMATS = ("plain", "github", "html", "json")
 _folder = click.Path(path_type=Path)
@@ -54,10 +58,11 @@ def leaderboard(runs: Path, preset: str | None, format: str, as_json: bool, file
               harness leaderboard --runs leaderboard/submissions
     """
     from harness.board.render import render
+    from harness.board.speeds import speed_tables
     from harness.board.table import leaderboard as build
 
-    registry = _registry(files)
-    tables = build(_warned(_gathered(runs)), registry, suite=preset)
+    registry, found = _registry(files), _warned(_gathered(runs))
+    tables = build(found, registry, suite=preset) + ([] if preset else speed_tables(found))
     if not tables:
         raise InputError(f"the records in {runs} are of training only; finish the run: type the same harness run again")
     click.echo(render(tables, "json" if as_json else format))
@@ -85,18 +90,23 @@ def submit(run: str, board: Path, runs: Path, files: tuple[str, ...], as_json: b
     """Verify records and add them to the leaderboard.
 
     RUN is a folder of records (every complete point in it), one record's folder, or the beginning of a record's key.
-    A point is all of one mixer in one preset on one device. Nothing is added unless everything matches.
+    A point is all of one mixer in one preset on one device, or all that harness time measured of it there. Nothing is
+    added unless everything matches.
     """
     from harness.board import submit as board_submit
+    from harness.board.speeds import complete_speeds, speed_points
 
     registry = _registry(files)
     everything, chosen = _find(run, runs)
     every_point = points(_warned(everything))
     wanted = every_point if chosen is everything else [p for p in every_point if _concerns(p, chosen)]
     good, skipped = board_submit.complete(wanted, every_point)
-    if not good:
+    timed = [p for p in speed_points(everything) if chosen is everything or _concerns(p, chosen)]
+    timed, unfinished = complete_speeds(timed)
+    skipped += unfinished
+    if not good and not timed:
         raise InputError(_nothing_to_submit(run, skipped))
-    done = board_submit.submit(good, skipped, board, registry)
+    done = board_submit.submit([*good, *timed], skipped, board, registry)
     if as_json:
         click.echo(
             json.dumps(
@@ -117,14 +127,14 @@ def submit(run: str, board: Path, runs: Path, files: tuple[str, ...], as_json: b
     )
 
 
-def _concerns(point: Point, chosen: Gathered) -> bool:
+def _concerns(point: "Point | SpeedPoint", chosen: Gathered) -> bool:
     """Returns whether the point holds the one record; a failed or a training record stands for its mixer's point."""
     if not chosen.found:  # damaged
         return False
     record = chosen.found[0].record
     if record.status == "ok" and record.kind != "train":
         return record.key in {stored.record.key for stored in point.stored}
-    return (point.mixer, point.suite_key) == (record.mixer, record.suite_key)
+    return isinstance(point, Point) and (point.mixer, point.suite_key) == (record.mixer, record.suite_key)
 
 
 def _nothing_to_submit(run: str, skipped: list[str]) -> str:

@@ -36,7 +36,9 @@ INTERRUPTED = 130
 @device_option
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Training trials at a time; default one a core.")
 @click.option("--rerun", type=click.Choice(["failed"]), help="Run trials again that failed before.")
-@click.option("--no-check", is_flag=True, help="Skip the contract: rows without a green check are not ranked.")
+@click.option(
+    "--no-check", is_flag=True, help="Skip the contract: what has no green report on disk is neither timed nor ranked."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def run(

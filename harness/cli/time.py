@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 from tabulate import tabulate
 
+from harness.board.cells import DASH, Notes, stacked
 from harness.cli.listing import warn
 from harness.cli.options import measuring_options
 from harness.plugins import load_registry
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from harness.sweep.times import Timed
 
 INTERRUPTED = 130
-DASH = "–"
 Result = TypeVar("Result")
 
 
@@ -87,8 +87,12 @@ def time(
 
 def _show(timed: "Timed") -> None:
     if timed.rows:
-        click.echo(tabulate(_rows(timed), headers="keys", tablefmt="simple", disable_numparse=True, stralign="right"))
-        click.echo(_legend(timed))
+        notes = Notes()
+        rows = _rows(timed, notes)
+        sides = ["left" if name in ("mode", "mixer") else "right" for name in rows[0]]
+        cells = [list(row.values()) for row in rows]
+        click.echo(tabulate(cells, stacked(list(rows[0])), tablefmt="simple", disable_numparse=True, colalign=sides))
+        click.echo("\n".join([*notes.lines(), _legend(timed)]))
     if timed.exponents:
         click.echo("\n" + tabulate(_exponents(timed), headers="keys", tablefmt="simple", disable_numparse=True))
     for line in (*timed.refused, *(f"failed: {line}" for line in timed.failed)):
@@ -97,22 +101,23 @@ def _show(timed: "Timed") -> None:
         click.echo(f"not timed: {mixer}: unavailable here: {reason}", err=True)
 
 
-def _rows(timed: "Timed") -> list[dict[str, str]]:
+def _rows(timed: "Timed", notes: Notes) -> list[dict[str, str]]:
+    launches = any(row.launch_us is not None for row in timed.rows)
     return [
         {
             "mode": row.series.replace("_", " "),
             "T": str(row.T),
-            "rank": str(timed.rank(row)),
-            "mixer": row.mixer,
+            "#": str(timed.rank(row)),
+            "mixer": notes.mark(row.mixer, "; ".join(row.notes) or None),
             "ms": f"{row.ms.value:.4g}",
             "within ±%": f"{row.within_pct:.1f}",
             "between %": f"{row.between_pct:.1f}",
             "× probe": f"{row.per_probe.value:.3g}",
             "floor %": DASH if row.floor_pct is None else f"{row.floor_pct:.0f}",
             "first ms": f"{row.first_ms:.3g}",
+            **({"launch µs": DASH if row.launch_us is None else f"{row.launch_us:.3g}"} if launches else {}),
             "peak MiB": DASH if row.peak_mib is None else f"{row.peak_mib:.1f}",
             "state KiB": DASH if row.state_kib is None or row.series != "decode" else f"{row.state_kib:.4g}",
-            "notes": "; ".join(row.notes) or "clean",
         }
         for row in timed.rows
     ]
@@ -120,10 +125,12 @@ def _rows(timed: "Timed") -> list[dict[str, str]]:
 
 def _legend(timed: "Timed") -> str:
     counts = sorted({row.ms.spread for row in timed.rows})
+    clean = sum(row.clean for row in timed.rows)
     counted = sorted({row.flops_by for row in timed.rows if row.flops_by})
     return "\n".join(
         [
-            "ms: median of the processes' medians; equal ranks: their ranges overlap",
+            "ms: median of the processes' medians; # ranks within a mode and T, equal numbers: their ranges overlap; "
+            f"{clean} of {len(timed.rows)} rows are clean",
             "within: half the distance of the quartiles in one process; between: "
             f"{' or '.join(counts)}, greatest minus least",
             "× probe: in units of a fixed product and copy, timed just before and after; it moved by up to "

@@ -13,6 +13,7 @@ from harness.plugins import Registry
 from harness.record import Record
 from harness.spec import Batch, Measure, Task, TaskSpec
 from harness.store import Store, StoredRecord
+from harness.sweep.gate import gates
 from harness.sweep.trial import Job, Trial
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Outcome:
     raw: "dict[str, np.ndarray]"
     curve: "dict[str, np.ndarray] | None" = None
     weights: dict[str, Any] | None = None
+    spent: bool = False  # its process is not fit for another trial
 
 
 @dataclasses.dataclass
@@ -108,24 +110,25 @@ class Bench:
         return Outcome(measures, {**facts, **model_facts(model)}, raw)
 
     def time(self) -> Outcome:
-        """Returns the cost of the model, measured with nothing else running."""
-        from harness.timing.conditions import conditions
+        """Returns the cost of the model, measured with nothing else running, where its check is green."""
+        from harness.timing.conditions import pin_to_cores
         from harness.timing.cost import cost_measures, measure_cost
+        from harness.timing.device import device_facts
         from harness.timing.memory import memory_baseline
-        from harness.timing.nvml import Gpu
         from harness.timing.watch import between, read
 
-        timing = self.config.timing
+        timing, device = self.config.timing, self.job.device
+        found = gates(Store(Path(self.job.runs)), self.trial.checks, device_facts(device)["class"])
+        bound = pin_to_cores(self.job.threads) if device == "cpu" else None
         self.report(0, 1, "timing")
-        gpu = Gpu(self.job.device) if self.job.device == "cuda" else None
-        busy, before, start = busy_cores(), conditions(gpu), read(gpu)
+        busy, start = busy_cores(), read()
         batch = timing_batch(self.task, timing.batch_size, timing.T)
         baseline = memory_baseline(self.job.device)  # what the process holds before there is a model
         # as long as in training, so that parameters and state are those of the model that was scored
         model = self.build(self.config.training.seeds[0], max(self.task.max_len, timing.T))
         raw, facts = measure_cost(model, batch, self.config, self.job.device, baseline)
-        others = round(max(busy, between(start, read(gpu)).other_cores), 2)  # before it, or while it was timed
-        facts |= {"busy_cores": others, "conditions": {"before": before, "after": conditions(gpu)}}
+        others = round(max(busy, between(start, read()).other_cores), 2)  # before it, or while it was timed
+        facts |= {"busy_cores": others, "bound_to_cores": bound, "gates": found}
         return Outcome(cost_measures(raw), {**facts, **model_facts(model)}, raw)
 
     def _trained(self, key: str) -> StoredRecord:

@@ -14,7 +14,18 @@ from harness.pattern import MixerChoice
 from harness.plugins import Registry
 from harness.record import DUEL, TIMING
 from harness.store import StoredRecord
-from harness.sweep.gated import BATCH, D_MODEL, HERE, LENGTHS, LIMITS, Gate, Place, require_lengths, require_ok
+from harness.sweep.gated import (
+    BATCH,
+    D_MODEL,
+    HERE,
+    LENGTHS,
+    LIMITS,
+    Gate,
+    Place,
+    require_dtype,
+    require_lengths,
+    require_ok,
+)
 from harness.sweep.times import require_modes
 from harness.sweep.trial import Trial
 from harness.timing.duel import disturbances, log_ratios
@@ -97,6 +108,7 @@ class FalseVerdicts:
 def run_compare(request: CompareRequest, registry: Registry) -> list[Decided]:
     """Returns every comparison of each mode and length; finished processes stay on disk."""
     lengths, modes = require_lengths(request.lengths), require_modes(request.modes)
+    require_dtype(request.dtype)
     if request.processes < MIN_PROCESSES:
         raise InputError(f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: fewer decide nothing")
     gate = Gate(registry, (request.a, request.b), request.place, request.dtype)

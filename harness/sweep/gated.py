@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.check.report import report_from_facts
 from harness.config import LimitsConfig, RunConfig, to_json
-from harness.errors import HarnessError, InputError
+from harness.errors import HarnessError, InputError, nearest
 from harness.pattern import MixerChoice
 from harness.plugins import Registry
 from harness.record import TIMING, digest
 from harness.store import Store, StoredRecord
 from harness.sweep.checks import CheckRequest, run_checks
 from harness.sweep.command import show_while
+from harness.sweep.gate import refusal
 from harness.sweep.identity import code_sha256
 from harness.sweep.local import LocalExecutor, slots
 from harness.sweep.machine import choose_device
 from harness.sweep.plan import FAILED, NEW, OK, Plan, check_trial, entrants
 from harness.sweep.trial import Trial
+from harness.timing.ceilings import DTYPES
 from harness.timing.device import device_facts, facts_from_outside
 
 LIMITS = LimitsConfig(trial_minutes=10, memory_gib=16)
@@ -88,7 +89,7 @@ class Gate:
             suite=TIMING,
             suite_key="",
             config=plain,
-            needs=tuple(check_trial(self.registry, choice, self.device).key for choice in tested),
+            checks=tuple(check_trial(self.registry, choice, self.device).key for choice in tested),
             seconds=PROCESS_S[kind],
         )
 
@@ -119,24 +120,19 @@ class Gate:
         return any(one is not None and one.record.environment.get("class") != self.device_class for one in found)
 
 
-def refusal(stored: StoredRecord) -> str | None:
-    """Returns why a mixer with this check is not timed, and the command that shows more; None where it may be."""
-    record = stored.record
-    if record.status != "ok":
-        return f"{record.mixer} is not timed: its check failed: {record.reason}; see harness check {record.mixer}"
-    report = report_from_facts(record.facts)
-    if report.green:
-        return None
-    broken = ", ".join(finding.promise for finding in report.broken)
-    return f"{record.mixer} is not timed: it breaks {broken}; see harness check {record.mixer}"
-
-
 def require_lengths(lengths: Sequence[int]) -> tuple[int, ...]:
     """Returns the lengths, each once, shortest first; one below 2 raises InputError."""
     for T in lengths:
         if T < 2:
             raise InputError(f"--T takes lengths of at least 2, got {T}: a decode step needs a context")
     return tuple(sorted(set(lengths)))
+
+
+def require_dtype(dtype: str) -> str:
+    """Returns the dtype; one that no model is trained in raises InputError."""
+    if dtype not in DTYPES:
+        raise InputError(f"unknown --dtype {dtype!r}: {nearest(dtype, DTYPES)}")
+    return dtype
 
 
 def require_ok(records: Sequence[StoredRecord], wanted: int) -> None:

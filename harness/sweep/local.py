@@ -21,6 +21,7 @@ from harness.plugins import Registry
 from harness.record import ALONE, record_to_json
 from harness.store import Store, StoredRecord
 from harness.sweep.bench import chosen_lr, why_no_lr
+from harness.sweep.gate import refusal
 from harness.sweep.machine import gpus, physical_cores
 from harness.sweep.plan import FAILED, NEW, OK, Plan
 from harness.sweep.progress import Display
@@ -54,6 +55,8 @@ class Running:
     started: float = field(default_factory=time.monotonic)
     watched: float = 0.0
     unread: bytes = b""
+    after: list[Trial] = field(default_factory=list)  # what it does next
+    finished: bool = False  # with all of them
     stopped: str | None = None  # why it was killed
     doing: str | None = None  # what it last said
 
@@ -106,25 +109,31 @@ class LocalExecutor:
         waiting, free = list(trials), list(free)
         while waiting or self.running:
             for trial in [trial for trial in waiting if self._ready(trial)]:
+                if trial not in waiting:  # begun together with another
+                    continue
                 hopeless = self._hopeless(trial)
                 if hopeless is None and not free:
                     continue
-                waiting.remove(trial)
+                mates = [trial, *_mates(trial, waiting)] if hopeless is None else [trial]
+                waiting = [other for other in waiting if other not in mates]
                 if hopeless is None:
-                    self._start(trial, free.pop(0))
+                    self._start(mates, free.pop(0))
                 else:
                     self._record_failure(trial, hopeless, 0.0, None)
             self._listen()
             for worker in [worker for worker in self.running if self._has_ended(worker)]:
                 self.running.remove(worker)
                 free.append(worker.slot)
-                self._collect(worker)
+                waiting = self._collect(worker) + waiting
 
     def _ready(self, trial: Trial) -> bool:
-        return all(self.state.get(key, OK) != NEW for key in trial.needs)
+        return all(self.state.get(key, OK) != NEW for key in (*trial.needs, *trial.checks))
 
     def _hopeless(self, trial: Trial) -> str | None:
-        """Returns why the trial cannot succeed after what happened to the training it needs, or None."""
+        """Returns why the trial cannot succeed after what happened to the training or the check it needs, or None."""
+        for stored in filter(None, map(self.store.find, trial.checks)):
+            if refused := refusal(stored):
+                return refused
         if not trial.needs:
             return None
         found = [stored.record for stored in map(self.store.find, trial.needs) if stored is not None]
@@ -137,12 +146,15 @@ class LocalExecutor:
             return f"not timed, as its training failed: {why_no_lr(found)}"
         return None
 
-    def _start(self, trial: Trial, slot: Slot) -> None:
-        self.store.remove(trial.key)  # an earlier failure, or a test whose choice is open again
+    def _start(self, trials: Sequence[Trial], slot: Slot) -> None:
+        for trial in trials:
+            self.store.remove(trial.key)  # an earlier failure, or a test whose choice is open again
+        trial, *after = trials
         log, job_file = self.folder / f"{trial.key}.log", self.folder / f"{trial.key}.json"
         pipe, report = os.pipe()
         job = Job(
             trial=trial,
+            after=tuple(after),
             runs=str(self.store.root),
             files=self.registry.files,
             device=self.plan.device,
@@ -166,7 +178,7 @@ class LocalExecutor:
         finally:
             os.close(report)
         os.set_blocking(pipe, False)
-        worker = Running(trial, slot, process, pipe, log)
+        worker = Running(trial, slot, process, pipe, log, after=after)
         self.running.append(worker)
         self.selector.register(pipe, selectors.EVENT_READ, worker)
         self.display.start(trial)
@@ -190,10 +202,23 @@ class LocalExecutor:
                 self._event(worker, json.loads(line))
 
     def _event(self, worker: Running, event: dict[str, Any]) -> None:
+        if event["event"] == "done":
+            self._next(worker, event["spent"])
+            return
         if event["event"] == "unwritten":  # a full disk would fail the next trial too: stop here
             raise HarnessError(event["reason"])
         worker.doing = f"{event['step']}/{event['of']} {event['text']}"
         self.display.progress(worker.trial, event["step"], event["of"], event["text"])
+
+    def _next(self, worker: Running, spent: bool) -> None:
+        """Shows the trial that the worker has finished, and turns to the one after it."""
+        stored = self.store.find(worker.trial.key)
+        if stored is not None:
+            self._finish(worker.trial, stored)
+        worker.finished = spent or not worker.after
+        if not worker.finished:
+            worker.trial, worker.started, worker.doing = worker.after.pop(0), time.monotonic(), None
+            self.display.start(worker.trial)
 
     def _has_ended(self, worker: Running) -> bool:
         if worker.process.poll() is not None:
@@ -206,21 +231,25 @@ class LocalExecutor:
                 kill(worker.process)
         return False
 
-    def _collect(self, worker: Running) -> None:
+    def _collect(self, worker: Running) -> list[Trial]:
+        """Returns the trials that the worker, which has ended, did not begin."""
         self._read(worker)
         with contextlib.suppress(KeyError):
             self.selector.unregister(worker.pipe)
         os.close(worker.pipe)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(worker.process.pid, signal.SIGKILL)  # processes it left behind
-        stored = self.store.find(worker.trial.key)
-        if stored is None:
+        stored = None if worker.finished else self.store.find(worker.trial.key)
+        if worker.finished:
+            pass
+        elif stored is None:
             why = worker.stopped or why_it_ended(worker.process.returncode)
             why += f"; last heard at {worker.doing}" if worker.doing else ""
             self._record_failure(worker.trial, why, time.monotonic() - worker.started, worker.log)
         else:
             self._finish(worker.trial, stored)
         worker.log.unlink(missing_ok=True)
+        return worker.after
 
     def _record_failure(self, trial: Trial, reason: str, seconds: float, log: Path | None) -> None:
         record = failed(first_record(trial, self.registry), reason, seconds)
@@ -236,6 +265,11 @@ class LocalExecutor:
             self.display.note(f"warning: other processes kept {busy:g} cores busy: its times may be far too long")
         for line in self.registry.record_hooks(record_to_json(stored.record)):
             self.display.note(f"warning: {line}")
+
+
+def _mates(trial: Trial, waiting: Sequence[Trial]) -> list[Trial]:
+    """Returns what shares a process with the trial."""
+    return [other for other in waiting if trial.together and other.together == trial.together and other != trial]
 
 
 def environment(slot: Slot) -> dict[str, str]:

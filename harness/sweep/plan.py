@@ -1,6 +1,7 @@
-"""What a run consists of: one trial a learning rate and seed, one test and one time trial a mixer and task."""
+"""What a run consists of: a trial a learning rate and seed, one test, and the processes that time, a mixer and task."""
 
 import dataclasses
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from harness.config import LimitsConfig, RunConfig, to_json
 from harness.errors import HarnessError, InputError
 from harness.pattern import MixerChoice, parse_layers, parse_mixer
 from harness.plugins import Registry, unavailable
-from harness.record import CHECK, CONTRACT, CONTRACT_KEY, digest
+from harness.record import CHECK, CONTRACT, CONTRACT_KEY, TIME, digest
 from harness.spec import MixerSpec, SuiteSpec
 from harness.store import Store, StoredRecord
 from harness.sweep.identity import code_sha256
@@ -118,9 +119,18 @@ def suite_key(suite: SuiteSpec, registry: Registry) -> str:
 def _compared(run: RunConfig) -> dict[str, Any]:
     plain = to_json(run)
     del plain["limits"]
-    for how_often in ("samples", "warmup"):
+    for how_often in ("samples", "warmup", "processes"):
         del plain["timing"][how_often]
     return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """What tells a trial from others of its kind, mixer and task."""
+
+    lr: float | None = None
+    seed: int | None = None
+    process: int | None = None
 
 
 @dataclass
@@ -141,11 +151,17 @@ class Planner:
         training = config.training
         made: list[Trial] = []
         if entrant.quality:
-            made = [self._trial("train", entrant, config, lr, seed) for lr in training.lrs for seed in training.seeds]
+            grid = [Which(lr=lr, seed=seed) for lr in training.lrs for seed in training.seeds]
+            made = [self._trial("train", entrant, config, which) for which in grid]
         needs = tuple(trial.key for trial in made)
         if needs:
             made.append(self._trial("test", entrant, config, needs=needs))
-        made.append(self._trial("time", entrant, config, needs=needs))
+        if config.timing.processes < 1:
+            raise InputError(f"timing.processes takes at least 1, got {config.timing.processes}")
+        checks = (check_trial(self.registry, entrant.choice, self.device).key,)
+        for process in range(config.timing.processes):
+            timed = self._trial(TIME, entrant, config, Which(process=process), needs)
+            made.append(dataclasses.replace(timed, checks=checks))
         return made
 
     def _trial(
@@ -153,8 +169,7 @@ class Planner:
         kind: str,
         entrant: Entrant,
         config: RunConfig,
-        lr: float | None = None,
-        seed: int | None = None,
+        which: Which = Which(),
         needs: tuple[str, ...] = (),
     ) -> Trial:
         mixer = str(entrant.choice)
@@ -170,7 +185,7 @@ class Planner:
             "layers": [str(layer) for layer in layers],
             "code": code,
             "device": self.device,
-            **_relevant(kind, config, lr, seed),
+            **_relevant(kind, config, which),
         }
         if kind != "train":  # what a board shows belongs to one suite; training is shared
             decides["suite_key"] = self.suite_key
@@ -186,14 +201,13 @@ class Planner:
             suite=self.name,
             suite_key=self.suite_key,
             config=to_json(config),
-            lr=lr,
-            seed=seed,
+            **dataclasses.asdict(which),
             needs=needs,
             seconds=self.seconds(kind, config, layers, mixer),
         )
 
 
-def _relevant(kind: str, config: RunConfig, lr: float | None, seed: int | None) -> dict[str, Any]:
+def _relevant(kind: str, config: RunConfig, which: Which) -> dict[str, Any]:
     """Returns the settings that matter for this kind of trial."""
     plain = to_json(config)
     model = {key: value for key, value in plain["model"].items() if key != "layers"}
@@ -201,9 +215,11 @@ def _relevant(kind: str, config: RunConfig, lr: float | None, seed: int | None) 
     settings = {"options": plain["options"], "model": model}
     if kind == "train":
         of_one = {key: value for key, value in training.items() if key not in ("lrs", "seeds")}
-        return {**settings, "training": of_one, "lr": lr, "seed": seed}
-    if kind == "time":
-        return {**settings, "timing": plain["timing"], "dtype": training["dtype"], "clip": training["clip"]}
+        return {**settings, "training": of_one, "lr": which.lr, "seed": which.seed}
+    if kind == TIME:
+        timing = {key: value for key, value in plain["timing"].items() if key != "processes"}  # more add to the others
+        of_time = {"timing": timing, "process": which.process}
+        return {**settings, **of_time, "dtype": training["dtype"], "clip": training["clip"]}
     return settings
 
 
@@ -249,6 +265,9 @@ def plan(
     trials += [trial for run in runs for entrant in mixers for trial in planner.trials(entrant, run)]
     trials = list({trial.key: trial for trial in trials}.values())
     by_key = {stored.record.key: stored for stored in store.records()}
+    if not check:  # what has a report already is timed nevertheless
+        trials = [trial for trial in trials if trial.kind != TIME or all(key in by_key for key in trial.checks)]
+    trials = in_rounds(trials)
     state: dict[str, str] = {}
     for trial in sorted(trials, key=lambda trial: bool(trial.needs)):
         state[trial.key] = _state(trial, by_key.get(trial.key), rerun_failed, state)
@@ -259,6 +278,14 @@ def plan(
                 if state[key] == OK and stored is not None and stored.weights_path is None:
                     state[key] = NEW
     return Plan(planner.name, planner.suite_key, planner.device, tuple(trials), state, missing)
+
+
+def in_rounds(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials with those that time last: a round a process, shuffled, so that no mixer meets one moment."""
+    timed = [trial for trial in trials if trial.process is not None]
+    random.Random(0).shuffle(timed)
+    timed.sort(key=lambda trial: trial.process or 0)
+    return [trial for trial in trials if trial.process is None] + timed
 
 
 def _state(trial: Trial, stored: StoredRecord | None, rerun_failed: bool, state: Mapping[str, str]) -> str:

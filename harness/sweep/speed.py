@@ -2,25 +2,27 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from harness.check.report import KIT_VERSION, report_from_facts
 from harness.config import RunConfig, run_config_from_json
-from harness.errors import HarnessError, RecordError, UnavailableError
+from harness.errors import RecordError, UnavailableError
 from harness.plugins import Registry
 from harness.record import ALONE, DUEL, GATED, PEAK, SPEED
 from harness.store import Store
 from harness.sweep.bench import Outcome
+from harness.sweep.fork import can_fork, in_a_copy
+from harness.sweep.gate import gates
 from harness.sweep.trial import Job, Trial
 from harness.timing.ceilings import load_ceilings
 from harness.timing.conditions import pin_to_cores
 from harness.timing.device import device_facts
 from harness.timing.memory import memory_baseline, peak_bytes
-from harness.timing.sample import Call, once
+from harness.timing.sample import repeated
 from harness.timing.settings import DuelOptions, SpeedOptions
 from harness.timing.spread import speed_measures
 from harness.timing.visit import Visit
@@ -33,36 +35,12 @@ Report = Callable[[int, int, str], None]
 def speed(job: Job, registry: Registry, report: Report) -> Outcome:
     """Returns what one process of a gated kind measured; without green checks it raises and nothing is measured."""
     trial = job.trial
-    gates = [gate(Store(Path(job.runs)), key, device_facts(job.device)["class"]) for key in trial.needs]
-    if not gates:
-        raise RecordError(f"a {trial.kind} trial names no check; plan it with harness time or harness compare")
+    found = gates(Store(Path(job.runs)), trial.checks, device_facts(job.device)["class"])
     measure = {SPEED: _speed, PEAK: _peak, DUEL: _duel}[trial.kind]
     bound = pin_to_cores(job.threads) if job.device == "cpu" and trial.kind in ALONE else None
     outcome = measure(job, registry, report)
-    return Outcome(outcome.measures, {**outcome.facts, "bound_to_cores": bound, "gates": gates}, outcome.raw)
-
-
-def gate(store: Store, key: str, device_class: str) -> dict[str, Any]:
-    """Returns what a time says of the check it rests on; a check that is missing, broken or stale raises."""
-    stored = store.find(key)
-    if stored is None:
-        raise RecordError(f"the check record {key[:10]} is missing from {store.root}; run the same command again")
-    record, report = stored.record, report_from_facts(stored.record.facts)
-    if record.status != "ok" or not report.green or report.kit_version != KIT_VERSION:
-        why = record.reason or ", ".join(finding.promise for finding in report.broken) or "an older kit checked it"
-        raise HarnessError(f"not timed: {record.mixer} has no green check ({why}); see harness check {record.mixer}")
-    if record.environment.get("class") != device_class:
-        raise HarnessError(f"not timed: the check of {record.mixer} was made on another class of device")
-    errors = {f.promise: f.detail for f in report.findings if f.promise in ("reference", "gradients")}
-    return {
-        "mixer": record.mixer,
-        "check": record.key,
-        "green": report.green,
-        "class": device_class,
-        "code_sha256": record.plugin.get("code_sha256"),
-        "kit_version": report.kit_version,
-        "errors": errors,
-    }
+    facts = {"bound_to_cores": bound, "gates": found, "together": trial.together or None}
+    return replace(outcome, facts={**outcome.facts, **facts})
 
 
 def options_of(kind: str) -> type:
@@ -80,39 +58,45 @@ def config_of(trial: Trial) -> RunConfig:
 def _speed(job: Job, registry: Registry, report: Report) -> Outcome:
     config = config_of(job.trial)
     work = Workload(registry, job.trial.mixer, config, job.device)
-    raw, facts = Visit(work, config.options, job.device).run(report)
+    visit = Visit(work, config.options, job.device)
+    raw, facts = visit.run(report)
     ceilings = load_ceilings(device_facts(job.device), job.threads)
     if ceilings is not None:
         raw["ceilings"] = np.array([ceilings.copy_bytes_per_s, ceilings.flops_per_s(config.training.dtype) or np.nan])
     facts |= {"ceilings": None if ceilings is None else ceilings.to_json(), "depth": len(work.model.layers)}
-    return Outcome(speed_measures(raw), facts, raw)
+    return Outcome(speed_measures(raw), facts, raw, spent=visit.capture_failed)
 
 
 def _peak(job: Job, registry: Registry, report: Report) -> Outcome:
-    config, methods, missing = config_of(job.trial), {}, {}
-    raw: dict[str, np.ndarray] = {}
+    modes = config_of(job.trial).options.modes
     torch.set_num_threads(1)  # bytes do not depend on it, and others may be measured beside this process
-    for number, mode in enumerate(config.options.modes):
-        report(number, len(config.options.modes), f"memory of {mode}")
-        gc.collect()  # the layers of the mode before
-        baseline = memory_baseline(job.device)
-        try:
-            call = Workload(registry, job.trial.mixer, config, job.device).call(mode)
-        except UnavailableError as error:
-            missing[mode] = str(error)
+    if job.device == "cpu" and can_fork():
+        memory_baseline(job.device)  # what torch loads on first use is loaded once, before the copies
+    raw: dict[str, np.ndarray] = {}
+    methods, missing = {}, {}
+    for number, mode in enumerate(modes):
+        report(number, len(modes), f"memory of {mode}")
+        # CUDA's allocator counts from zero again in the same process; the pages of a CPU process do not all come back
+        work = partial(_peak_of, job, registry, mode)
+        peak, said, reason = in_a_copy(work) if job.device == "cpu" and can_fork() else work()
+        if reason is not None:
+            missing[mode] = reason
             continue
-        peak, methods[mode] = peak_bytes(_repeated(call), job.device, baseline)
+        methods[mode] = said
         if peak is not None:
             raw[f"{mode}_peak_bytes"] = np.array([peak])
     return Outcome(speed_measures(raw) if raw else {}, {"peak_method": methods, "not_measured": missing}, raw)
 
 
-def _repeated(call: Call) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(MEMORY_CALLS):
-            once(call)
-
-    return run
+def _peak_of(job: Job, registry: Registry, mode: str) -> tuple[int | None, str, str | None]:
+    """Returns (peak bytes of a mode, how they were measured, why they were not)."""
+    gc.collect()  # the layers of the mode before
+    baseline = memory_baseline(job.device)
+    try:
+        call = Workload(registry, job.trial.mixer, config_of(job.trial), job.device).call(mode)
+    except UnavailableError as error:
+        return None, "", str(error)
+    return *peak_bytes(repeated(call, MEMORY_CALLS), job.device, baseline), None
 
 
 def _duel(job: Job, registry: Registry, report: Report) -> Outcome:

@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.board.rank import Score, groups
@@ -13,13 +13,14 @@ from harness.pattern import MixerChoice, parse_layers
 from harness.plugins import Registry
 from harness.record import PEAK, SPEED
 from harness.store import StoredRecord
-from harness.sweep.gated import BATCH, D_MODEL, HERE, LENGTHS, LIMITS, Gate, Place, require_lengths
+from harness.sweep.fork import can_fork
+from harness.sweep.gated import BATCH, D_MODEL, HERE, LENGTHS, LIMITS, Gate, Place, require_dtype, require_lengths
 from harness.sweep.local import alone
 from harness.sweep.plan import choose
 from harness.sweep.trial import Trial
 from harness.timing.ceilings import ensure_ceilings
 from harness.timing.settings import MODES, SpeedOptions
-from harness.timing.spread import Row, exponent, row_of, series_names, speed_measures
+from harness.timing.spread import Row, exponent, row_of, series_names
 
 MIN_PROCESSES = 3
 
@@ -73,6 +74,7 @@ class Timed:
 def run_times(request: TimeRequest, registry: Registry) -> Timed:
     """Returns rows, exponents and ties; finished processes stay on disk, so the same command goes on where it ended."""
     lengths, modes = require_lengths(request.lengths), require_modes(request.modes)
+    require_dtype(request.dtype)
     if request.processes < MIN_PROCESSES:
         raise InputError(f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: spread is the point")
     parse_layers(request.layers, "attention")  # a pattern that cannot be read is the user's error, before anything
@@ -81,7 +83,7 @@ def run_times(request: TimeRequest, registry: Registry) -> Timed:
     if gate.mixers:
         ensure_ceilings(gate.device, gate.facts, alone(gate.device).threads)
     points = [(choice, T) for choice in gate.mixers for T in lengths]
-    speeds = _in_rounds(points, request, modes, gate)
+    speeds = _in_rounds(lengths, request, modes, gate)
     peaks = [trial for point in points for trial in _peaks(point, request, modes, gate)]
     found = gate.run([*peaks, *speeds])
     return _timed(found, refused, gate)
@@ -95,24 +97,26 @@ def require_modes(modes: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(modes))
 
 
-def _in_rounds(
-    points: Sequence[tuple[MixerChoice, int]], request: TimeRequest, modes: tuple[str, ...], gate: Gate
-) -> list[Trial]:
-    """Returns every point once a round, each round shuffled: a point's processes are spread over the whole run."""
+def _in_rounds(lengths: Sequence[int], request: TimeRequest, modes: tuple[str, ...], gate: Gate) -> list[Trial]:
+    """Returns every point once a round, mixers and lengths shuffled: its processes are spread over the whole run.
+
+    The lengths of one mixer share the process of the round: half of a short process would be imports.
+    """
     order = random.Random(request.seed)
     trials = []
     for process in range(request.processes):
-        shuffled = list(points)
-        order.shuffle(shuffled)
         options = SpeedOptions(modes=modes, process=process)
-        trials += [_trial(SPEED, point, request, options, gate) for point in shuffled]
+        for choice in order.sample(gate.mixers, len(gate.mixers)):
+            for T in order.sample(lengths, len(lengths)):
+                trial = _trial(SPEED, (choice, T), request, options, gate)
+                trials.append(replace(trial, together=f"{choice} process {process}"))
     return trials
 
 
 def _peaks(point: tuple[MixerChoice, int], request: TimeRequest, modes: tuple[str, ...], gate: Gate) -> list[Trial]:
-    # CUDA's allocator counts from zero again in the same process; the pages of a CPU process do not all come back
-    parts = [modes] if gate.device == "cuda" else [(mode,) for mode in modes]
-    return [_trial(PEAK, point, request, SpeedOptions(modes=part), gate) for part in parts]
+    parts = [modes] if gate.device == "cuda" or can_fork() else [(mode,) for mode in modes]
+    trials = [_trial(PEAK, point, request, SpeedOptions(modes=part), gate) for part in parts]
+    return [replace(trial, together=f"memory of {point[0]}") for trial in trials] if len(parts) == 1 else trials
 
 
 def _trial(kind: str, point: tuple[MixerChoice, int], request: TimeRequest, options: SpeedOptions, gate: Gate) -> Trial:
@@ -132,21 +136,8 @@ def _trial(kind: str, point: tuple[MixerChoice, int], request: TimeRequest, opti
 
 def _timed(found: Sequence[StoredRecord], refused: Sequence[str], gate: Gate) -> Timed:
     good = [stored for stored in found if stored.record.status == "ok"]
-    peaks = _peak_mib(good)
-    by_point: dict[tuple[str, int], list[StoredRecord]] = defaultdict(list)
-    for stored in good:
-        if stored.record.kind == SPEED:
-            by_point[point(stored)].append(stored)
-    rows: list[Row] = []
-    drifts: list[float] = []
-    for (mixer, T), group in by_point.items():
-        raws = [stored.raw() for stored in group]
-        drifts += [speed_measures(raw)["probe_drift_pct"].value for raw in raws]
-        for series in series_names(raws[0]):
-            having = [raw for raw in raws if f"{series}_ms" in raw]
-            peak = peaks.get((mixer, T, series.split("_")[0]))
-            rows.append(row_of(mixer, series, having, group[0].record.facts, peak))
-    rows.sort(key=lambda row: (list(MODES).index(row.series.split("_")[0]), row.series, row.T, row.ms.value))
+    drifts = [s.record.measures["probe_drift_pct"].value for s in good if s.record.kind == SPEED]
+    rows = rows_of(good)
     return Timed(
         rows=rows,
         exponents=exponents(rows),
@@ -157,6 +148,23 @@ def _timed(found: Sequence[StoredRecord], refused: Sequence[str], gate: Gate) ->
         failed=tuple(_why(stored) for stored in found if stored.record.status != "ok"),
         records=tuple(str(stored.path) for stored in found),
     )
+
+
+def rows_of(good: Sequence[StoredRecord]) -> list[Row]:
+    """Returns a row a mixer, length and series, from the ok records of its processes and of its memory."""
+    peaks = _peak_mib(good)
+    by_point: dict[tuple[str, int], list[StoredRecord]] = defaultdict(list)
+    for stored in good:
+        if stored.record.kind == SPEED:
+            by_point[point(stored)].append(stored)
+    rows: list[Row] = []
+    for (mixer, T), group in by_point.items():
+        raws = [(stored.raw(), stored.record.facts) for stored in group]
+        for series in dict.fromkeys(name for raw, _ in raws for name in series_names(raw)):
+            having = [(raw, facts) for raw, facts in raws if f"{series}_ms" in raw]
+            peak = peaks.get((mixer, T, series.split("_")[0]))
+            rows.append(row_of(mixer, series, [raw for raw, _ in having], having[0][1], peak))
+    return sorted(rows, key=lambda row: (list(MODES).index(row.series.split("_")[0]), row.series, row.T, row.ms.value))
 
 
 def point(stored: StoredRecord) -> tuple[str, int]:

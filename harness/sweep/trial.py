@@ -30,9 +30,12 @@ class Trial:
     config: dict[str, Any]  # the RunConfig
     lr: float | None = None
     seed: int | None = None
+    process: int | None = None  # of a time trial: which of those that time the same
     needs: tuple[str, ...] = ()  # keys of the train trials of the same mixer and task
+    checks: tuple[str, ...] = ()  # keys of the checks without which nothing is timed
     promises: tuple[str, ...] = ()  # of a check: only these
     seconds: float = 0.0  # estimate
+    together: str = ""  # trials with this text share a process, one after the other; empty: it has its own
 
     @property
     def label(self) -> str:
@@ -44,6 +47,8 @@ class Trial:
         words = [self.task, self.mixer, *([self.kind] if self.kind != "train" else [])]
         if self.kind == "train":
             words += [f"lr={self.lr:g}", f"seed={self.seed}"]
+        if self.process is not None:
+            words += [f"process {self.process}"]
         return " ".join(words)
 
     @property
@@ -69,6 +74,7 @@ class Job:
     """A trial and where it runs: all that a worker process is told."""
 
     trial: Trial
+    after: tuple[Trial, ...] = ()  # what the same process does next, one by one
     runs: str  # the store's folder
     files: tuple[str, ...]  # --plugin files
     device: str
@@ -86,8 +92,12 @@ def job_to_text(job: Job) -> str:
 def job_from_text(text: str) -> Job:
     """Returns the job written in `text`."""
     data = json.loads(text)
-    trial = Trial(**{**data["trial"], **{name: tuple(data["trial"][name]) for name in ("needs", "promises")}})
-    return Job(**{**data, "trial": trial, "files": tuple(data["files"])})
+    after = tuple(map(_trial, data["after"]))
+    return Job(**{**data, "trial": _trial(data["trial"]), "after": after, "files": tuple(data["files"])})
+
+
+def _trial(data: dict[str, Any]) -> Trial:
+    return Trial(**{**data, **{name: tuple(data[name]) for name in ("needs", "checks", "promises")}})
 
 
 def first_record(trial: Trial, registry: Registry) -> Record:
@@ -104,6 +114,7 @@ def first_record(trial: Trial, registry: Registry) -> Record:
         config=trial.config,
         lr=trial.lr,
         seed=trial.seed,
+        process=trial.process,
         plugin={
             "distribution": origin.distribution,
             "version": origin.version,

@@ -1,10 +1,11 @@
-"""One trial in a process of its own: `python -m harness.sweep.worker JOB_FILE`.
+"""One trial, or some that share it, in a process of its own: `python -m harness.sweep.worker JOB_FILE`.
 
 Events go to a pipe of their own, one JSON object a line, so that nothing a plugin prints can be taken for one.
 """
 
 import ctypes
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -72,20 +73,28 @@ def _watch(parent: int) -> None:
 
 
 def main() -> None:
-    """Runs the trial in the job file and leaves its record in the store."""
+    """Runs the trials in the job file and leaves their records in the store."""
     job = job_from_text(Path(sys.argv[1]).read_text(encoding="utf-8"))
     die_with(job.parent)
     reporter = Reporter(job.report)
     seals = sealed()  # before a plugin's first line runs
     registry = load_registry(job.files)
-    record, outcome = run_trial(job, registry, reporter, seals)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    try:
-        write(job, record, outcome)
-    except HarnessError as error:
-        reporter.send({"event": "unwritten", "reason": str(error)})
-        os._exit(UNWRITTEN)
+    for trial in (job.trial, *job.after):
+        one = dataclasses.replace(job, trial=trial, after=())
+        record, outcome = run_trial(one, registry, reporter, seals)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            write(one, record, outcome)
+        except HarnessError as error:
+            reporter.send({"event": "unwritten", "reason": str(error)})
+            os._exit(UNWRITTEN)
+        spent = outcome is not None and outcome.spent
+        reporter.send({"event": "done", "spent": spent})
+        if spent:  # the executor gives the rest another process
+            break
+        del record, outcome
+        gc.collect()  # what the trial built is gone before the next
     os._exit(0)  # a thread that a plugin left running, or an exit hook, cannot hold the finished trial
 
 

@@ -3,7 +3,7 @@
 `measure_cost` fills raw arrays, `cost_measures` turns them into numbers, and nothing else enters a number.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,17 @@ from harness.config import RunConfig
 from harness.errors import InputError, RecordError
 from harness.model import LanguageModel
 from harness.spec import Batch, Measure, MixerConfig, MixerSpec
-from harness.timing.memory import peak_bytes, resident_bytes, state_bytes_by_layer
-from harness.timing.sample import quartiles, sample, summarise
-from harness.train import DTYPES, autocast, keep_pages, make_optimizer, to_device, train_step
+from harness.timing.memory import peak_bytes, resident_bytes
+from harness.timing.probe import drift
+from harness.timing.sample import Call, quartiles, repeated, summarise
+from harness.timing.session import Session
+from harness.timing.spread import disturbances, one, per_probe
+from harness.timing.stop import StopRule
+from harness.timing.workload import decode_call, without_grad
+from harness.train import keep_pages, make_optimizer, to_device, train_step
 
+SERIES = ("train_step", "forward", "decode_step")
+MAX_S = 3.0  # of sampling one of them
 MEMORY_STEPS = 3  # the first makes the optimiser's state, the second has it beside the gradients
 
 
@@ -33,17 +40,23 @@ def measure_cost(
         raise InputError(f"timing.T must be at least 2, got {T}: a decode step needs a context")
     if baseline is None:
         baseline = 0 if torch.device(device).type == "cuda" else resident_bytes() - _model_bytes(model)
-    bench = _Bench(model, batch, config, device)
-    raw, facts = bench.train(baseline)
+    timing, bench = config.timing, _Bench(model, batch, config, device)
+    step, raw, facts = bench.train(baseline)  # memory first
     facts["operators_by_layer"] = [_operator(block.mixer) for block in model.layers]  # as in training
-    raw |= bench.forward()
-    raw["tokens_per_step"] = np.array([B * T])
-    raw["parameters"] = np.array([_count(model)])
+    session = Session(device, StopRule(min_samples=timing.samples, max_s=MAX_S), timing.warmup)
+    session.take("train_step", step)
+    session.take("forward", bench.forward())
+    decode, of_state, state_facts = bench.decode()
+    if decode is not None:
+        session.take("decode_step", decode)
+    raw |= {**of_state, "tokens_per_step": np.array([B * T]), "parameters": np.array([_count(model)])}
     facts |= {"B": B, "T": T, "rows": len(batch.rows), "dtype": config.training.dtype}
     facts["parameters_by_layer"] = [_count(block.mixer) for block in model.layers]  # type: ignore[arg-type]
     facts["flops_by_layer"] = declared_flops(model, T)
-    decoded, decode_facts = bench.decode()
-    return raw | decoded, facts | decode_facts
+    facts |= state_facts | session.finish()
+    raw |= session.raw
+    facts["disturbed"] = {name: disturbances(raw, name) for name in session.series}
+    return raw, facts
 
 
 def cost_measures(raw: Mapping[str, np.ndarray]) -> dict[str, Measure]:
@@ -59,86 +72,74 @@ def cost_measures(raw: Mapping[str, np.ndarray]) -> dict[str, Measure]:
         "train_tokens_per_s": quartiles(float(raw["tokens_per_step"][0]) / (train_ms / 1e3), "tokens/s"),
         "parameters": Measure(value=float(raw["parameters"][0]), unit="parameters", n=1),
     }
-    if "decode_step_us" in raw:
-        per_token = np.asarray(raw["decode_step_us"], dtype=np.float64) / float(raw["decode_batch"][0])
+    steps_us = _decode_step_us(raw)
+    if steps_us is not None:
+        per_token = steps_us / float(raw["decode_batch"][0])
         measures["decode_us_per_token"] = quartiles(per_token, "µs/token")
     if "peak_bytes" in raw:
         measures["peak_mib"] = Measure(value=float(raw["peak_bytes"][0]) / 2**20, unit="MiB", n=1)
     if "state_bytes" in raw:
         per_sequence = float(np.sum(raw["state_bytes"], dtype=np.float64)) / float(raw["decode_batch"][0])
         measures["state_kib"] = Measure(value=per_sequence / 2**10, unit="KiB", n=1)
+    if "probe_ms" in raw:  # earlier records have none
+        timed = [name for name in SERIES if f"{name}_ms" in raw]
+        measures |= {f"{name}_per_probe": one(per_probe(raw, name), "probes") for name in timed}
+        measures["probe_drift_pct"] = one(100 * drift(raw["probe_ms"]), "%")
     return measures
+
+
+def _decode_step_us(raw: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    if "decode_step_us" in raw:  # an earlier record: one step a sample
+        return np.asarray(raw["decode_step_us"], dtype=np.float64)
+    return 1e3 * raw["decode_step_ms"] if "decode_step_ms" in raw else None
 
 
 class _Bench:
     """One model, one batch, one device: the three modes it is timed in."""
 
     def __init__(self, model: LanguageModel, batch: Batch, config: RunConfig, device: str) -> None:
-        self.model, self.batch, self.config, self.device = model, batch, config, device
+        self.model, self.config, self.device = model, config, device
         self.inputs = to_device(batch, device)  # once: copying data is not what is timed
 
-    def train(self, baseline: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        self.model.train()
-        step = self._train_step()
-        peak, method = peak_bytes(lambda: [step() for _ in range(MEMORY_STEPS)], self.device, baseline)
-        if torch.device(self.device).type == "cpu":
-            keep_pages()  # as in training: time is measured without the page faults that exact memory costs
-        raw = {"train_step_ms": self._sample(step)}
-        if peak is not None:
-            raw["peak_bytes"] = np.array([peak])
-        return raw, {"peak_method": method}
-
-    def _train_step(self) -> Callable[[], None]:
+    def train(self, baseline: int) -> tuple[Call, dict[str, np.ndarray], dict[str, Any]]:
+        """Returns (a training step, raw arrays and facts of its memory)."""
+        model, training = self.model.train(), self.config.training
         # A learning rate of 0 does the same work and leaves the weights as they were drawn: repeating one batch
         # a hundred times can neither diverge nor slide into denormal numbers.
-        training = self.config.training
-        optimizer = make_optimizer(self.model, training, lr=0.0)
+        optimizer = make_optimizer(model, training, lr=0.0)
 
         def step() -> None:
-            train_step(self.model, self.inputs, optimizer, training)
+            train_step(model, self.inputs, optimizer, training)
 
-        return step
+        peak, method = peak_bytes(repeated(Call(fn=step), MEMORY_STEPS), self.device, baseline)
+        if torch.device(self.device).type == "cpu":
+            keep_pages()  # as in training: time is measured without the page faults that exact memory costs
+        return Call(fn=step), {} if peak is None else {"peak_bytes": np.array([peak])}, {"peak_method": method}
 
-    @torch.no_grad()
-    def forward(self) -> dict[str, np.ndarray]:
-        self.model.eval()
-        with autocast(self.device, self.config.training.dtype):
-            return {"forward_ms": self._sample(lambda: self.model.logits(self.model(self.inputs[0])))}
+    def forward(self) -> Call:
+        """Returns a forward pass with the logits of every position."""
+        model = self.model.eval()
+        return without_grad(lambda: model.logits(model(self.inputs[0])), self.device, self.config.training.dtype)
 
-    @torch.no_grad()
-    def decode(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Steps through the batch's own tokens; the last `decode_tokens` of them are timed, the others warm up."""
+    def decode(self) -> tuple[Call | None, dict[str, np.ndarray], dict[str, Any]]:
+        """Returns (the last steps through the batch's own tokens, raw arrays and facts of the state)."""
         reason = _why_no_decode(self.model)
         if reason:
-            return {}, {"no_decode": reason}
-        self.model.eval()
-        B, T = self.batch.tokens.shape
-        timed = max(1, min(self.config.timing.decode_tokens, T - 1))
-        tokens = iter(self.inputs[0].unbind(1))
-        state = self.model.initial_state(B, self.device, DTYPES[self.config.training.dtype])
-
-        def step() -> None:
-            nonlocal state
-            _, state = self.model.step(next(tokens), state)
-
-        with autocast(self.device, self.config.training.dtype):
-            step_ms = sample(step, device=self.device, samples=timed, warmup=T - timed)
-        held = state_bytes_by_layer(state, self.model)
-        raw = {"decode_step_us": step_ms * 1e3, "decode_batch": np.array([B]), "state_bytes": np.array(held)}
-        return raw, {"no_decode": None, "decode_context": [T - timed, T], **self._state_facts(held)}
+            return None, {}, {"no_decode": reason}
+        B, T = self.inputs[0].shape
+        most = max(1, min(self.config.timing.decode_tokens, T - 1))
+        call, held = decode_call(self.model, self.inputs[0], most, self.config.training.dtype)
+        raw = {"decode_batch": np.array([B]), "state_bytes": np.array(held)}
+        return call, raw, {"no_decode": None, "decode_context": [T - most, T], **self._state_facts(held)}
 
     def _state_facts(self, held: Sequence[int]) -> dict[str, Any]:
         """Returns measured and declared bytes per sequence and layer, and whether they agree where both are known."""
-        B, T = self.batch.tokens.shape
+        B, T = self.inputs[0].shape
         measured = [n_bytes / B for n_bytes in held]
         declared = declared_state_bytes(self.model, T)
         pairs = [(m, d) for m, d in zip(measured, declared, strict=True) if d is not None]
         agree = all(m == d for m, d in pairs) if pairs else None
         return {"state_bytes_by_layer": measured, "state_declared_by_layer": declared, "state_declared_agrees": agree}
-
-    def _sample(self, fn: Callable[[], object]) -> np.ndarray:
-        timing = self.config.timing
-        return sample(fn, device=self.device, samples=timing.samples, warmup=timing.warmup)
 
 
 def declared_state_bytes(model: LanguageModel, T: int) -> list[int | None]:

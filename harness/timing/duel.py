@@ -94,8 +94,7 @@ def planted(a: Call, b: Call, share: float, device: str) -> Call:
     """Returns B made slower by that share of A's time: it spins, on the device that does the work."""
     if share == 0.0:
         return b
-    for call in (a, b):
-        warm_up(call, device)
+    warm_up(a, device)
     delay_ms = share * float(np.median(draw([a] * TYPICAL_CALLS, device)[0]))
     on_gpu = torch.device(device).type == "cuda"
     spin = _gpu_spin(delay_ms, device) if on_gpu else _host_spin(delay_ms)

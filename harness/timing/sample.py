@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.errors import InputError
 from harness.spec import Measure
 from harness.timing.nvml import Gpu
 from harness.timing.stop import Stopper, StopRule
@@ -50,10 +49,10 @@ class Series:
         return (own | int(self.window.flags)).astype(np.uint8)
 
 
-def measure(call: Call, device: str, rule: StopRule, gpu: Gpu | None = None) -> Series:
-    """Returns samples of the call until the rule is content; the first call and the warm-up stand apart."""
+def measure(call: Call, device: str, rule: StopRule, gpu: Gpu | None = None, least: int = 0) -> Series:
+    """Returns samples of the call until the rule is content; the first call and a warm-up of `least` calls are none."""
     first_ms = float(draw([call], device)[0][0])
-    warmup = warm_up(call, device)
+    warmup = warm_up(call, device, least)
     parts: list[tuple[np.ndarray, ...]] = []
     taken = np.empty(0)
     with collector_paused():
@@ -66,26 +65,19 @@ def measure(call: Call, device: str, rule: StopRule, gpu: Gpu | None = None) -> 
     return Series(taken / call.units, preempted, stopper.ended, first_ms, warmup, window, launch_us / call.units)
 
 
-def warm_up(call: Call, device: str) -> int:
-    """Returns how many untimed calls were made: until none touches a new page, and for some time."""
+def warm_up(call: Call, device: str, least: int = 0) -> int:
+    """Returns how many untimed calls were made: `least`, until none touches a new page, and for some time."""
     started, calm, calls, faults = perf_counter(), 0, 0, page_faults()
-    while (spent := perf_counter() - started) < WARM_UP_MOST_S and (calm < CALM_CALLS or spent < WARM_UP_S):
+    while True:
+        spent = perf_counter() - started
+        warm = spent >= WARM_UP_MOST_S or (calm >= CALM_CALLS and spent >= WARM_UP_S)
+        if warm and calls >= least:
+            return calls
         once(call)
         synchronise(device)
         calls, touched = calls + 1, page_faults()
         calm = calm + 1 if touched == faults else 0
         faults = touched
-    return calls
-
-
-def sample(fn: Callable[[], object], *, device: str, samples: int, warmup: int) -> np.ndarray:
-    """Returns the duration of each of `samples` calls in ms, after `warmup` calls that are not timed."""
-    if samples < 1 or warmup < 0:
-        raise InputError(f"timing takes samples of at least 1 and warmup of at least 0, got {samples} and {warmup}")
-    for _ in range(warmup):
-        fn()
-    with collector_paused():
-        return draw([Call(fn=fn)] * samples, device)[0]
 
 
 def summarise(samples_ms: np.ndarray) -> Measure:
@@ -105,6 +97,16 @@ def once(call: Call) -> None:
     if call.before is not None:
         call.before()
     call.fn()
+
+
+def repeated(call: Call, times: int) -> Callable[[], None]:
+    """Returns a function that makes the call so many times, untimed."""
+
+    def run() -> None:
+        for _ in range(times):
+            once(call)
+
+    return run
 
 
 def draw(calls: Sequence[Call], device: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -93,6 +93,7 @@ class Row:
     floor_pct: float | None  # share of the measured time that bytes and operations account for
     flops_by: str | None
     first_ms: float  # the slowest first call: compilation and autotuning are in it
+    launch_us: float | None  # host time to launch one call; None on a CPU
     peak_mib: float | None
     state_kib: float | None
     notes: tuple[str, ...]  # what disturbed it; nothing: clean
@@ -121,6 +122,7 @@ def row_of(mixer: str, series: str, raws: Sequence[Raw], facts: Mapping[str, Any
         floor_pct=PERCENT * float(np.median(floors)) / middle if floors else None,
         flops_by=(facts.get("flops_by") or {}).get(mode),
         first_ms=max(float(raw[f"{series}_first_ms"][0]) for raw in raws),
+        launch_us=_launch_us(series, raws),
         peak_mib=peak,
         state_kib=speed_measures(raws[0])["state_kib"].value if "state_bytes" in raws[0] else None,
         notes=_notes(series, raws, medians),
@@ -160,6 +162,11 @@ def _notes(series: str, raws: Sequence[Raw], medians: np.ndarray) -> tuple[str, 
     if apart > (SHORT_SPREAD if middle < SHORT_MS else LONG_SPREAD) * middle:
         notes.append("unstable")
     return tuple(notes)
+
+
+def _launch_us(series: str, raws: Sequence[Raw]) -> float | None:
+    found = [float(np.median(raw[f"{series}_launch_us"])) for raw in raws if f"{series}_launch_us" in raw]
+    return float(np.median(found)) if found else None
 
 
 def _half_quartiles(ms: np.ndarray) -> float:

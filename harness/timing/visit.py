@@ -1,4 +1,4 @@
-"""One process of `harness time`: one mixer at one length, every mode in random order, the probe around each."""
+"""One visit of `harness time`: one mixer at one length, every mode in random order, the probe around each."""
 
 import random
 from collections.abc import Callable
@@ -6,20 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from harness.errors import UnavailableError
-from harness.timing.conditions import conditions
-from harness.timing.cuda import cold, graphed, rotations
+from harness.timing.cuda import MOST_ROTATIONS, ROTATE_CACHES, cold, graphed, rotations
 from harness.timing.floor import flops, least_bytes
-from harness.timing.nvml import Gpu
-from harness.timing.probe import Probe
-from harness.timing.sample import Call, Series, measure, once
+from harness.timing.sample import Call, once
+from harness.timing.session import Session
 from harness.timing.settings import SpeedOptions
 from harness.timing.stop import StopRule
 from harness.timing.workload import Workload
 
 COLD = ("forward", "decode")  # what a whole step or a prompt touches does not fit into a cache anyway
+OPERANDS = f"in turn, {ROTATE_CACHES} times what the cache holds, {MOST_ROTATIONS} at most"
+FLUSHED = "a buffer of twice the cache is written before each sample"
 GRAPHED = ("forward", "prefill")  # decode restores a state, train updates one: both stay with plain launches
 Report = Callable[[int, int, str], None]
 
@@ -31,31 +30,31 @@ class Visit:
     work: Workload
     options: SpeedOptions
     device: str
-    raw: dict[str, np.ndarray] = field(default_factory=dict)
-    series: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)  # mode -> why it was not timed
     counted: dict[str, str | None] = field(default_factory=dict)  # mode -> who counted its operations
 
     def run(self, report: Report) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns (raw arrays, facts)."""
-        self.gpu = Gpu(self.device) if self.device != "cpu" else None
-        before, self.probe = conditions(self.gpu), Probe(self.device)
-        self.readings = [self.probe.read()]
+        self.session = Session(self.device, StopRule(max_s=self.options.max_s))
+        self.raw, self.gpu = self.session.raw, self.session.gpu
         modes = list(self.options.modes)
         random.Random(self.options.process).shuffle(modes)
         for number, mode in enumerate(modes):
             report(number, len(modes), mode)
             self._mode(mode)
-        self.raw["probe_ms"] = np.array(self.readings)
+        for mode in modes:  # last: a capture that fails may leave the generator of the device unusable
+            if self.gpu is not None and mode in GRAPHED and mode not in self.missing:
+                self._graph(mode)
         self.raw["tokens"] = np.array([self.work.B, self.work.T])
-        return self.raw, {
-            "order": modes,
-            "not_timed": self.missing,
-            "series": self.series,
-            "flops_by": self.counted,
-            "conditions": {"before": before, "after": conditions(self.gpu)},
-            "policy": self._policy(),
-        }
+        facts = {"order": modes, "not_timed": self.missing, "flops_by": self.counted, **self.session.finish()}
+        if self.gpu is not None:
+            facts["policy"] |= {"operands": OPERANDS, "cold": FLUSHED}
+        return self.raw, facts
+
+    @property
+    def capture_failed(self) -> bool:
+        """Returns whether a graph could not be captured: the allocator and the generator may still think they are."""
+        return any(name.endswith("_graph") for name in self.missing)
 
     def _mode(self, mode: str) -> None:
         try:
@@ -63,14 +62,12 @@ class Visit:
         except UnavailableError as error:
             self.missing[mode] = str(error)
             return
-        self._series(mode, call)
+        self.session.take(mode, call)
         self._floor(mode, call)
         if self.gpu is None:
             return
         if mode in COLD:
-            self._series(f"{mode}_cold", cold(call, self.device))
-        if mode in GRAPHED:
-            self._graph(mode)
+            self.session.take(f"{mode}_cold", cold(call, self.device))
 
     def _graph(self, mode: str) -> None:
         try:
@@ -79,17 +76,7 @@ class Visit:
             cause = str(error).partition("\n")[0]
             self.missing[f"{mode}_graph"] = f"cannot be captured: {type(error).__name__}: {cause}"
         else:
-            self._series(f"{mode}_graph", replay)
-
-    def _series(self, name: str, call: Call) -> None:
-        found = measure(call, self.device, self._rule(), self.gpu)
-        self.readings.append(self.probe.read())
-        self.raw[f"{name}_ms"], self.raw[f"{name}_flags"] = found.ms, found.flags
-        self.raw[f"{name}_first_ms"] = np.array([found.first_ms])
-        self.raw[f"{name}_probe"] = np.array([len(self.readings) - 2, len(self.readings) - 1])
-        if len(found.launch_us):
-            self.raw[f"{name}_launch_us"] = found.launch_us
-        self.series[name] = _facts(found)
+            self.session.take(f"{mode}_graph", replay)
 
     def _floor(self, mode: str, call: Call) -> None:
         count, self.counted[mode] = flops(self.work, mode, lambda: once(call), call.units)
@@ -103,29 +90,3 @@ class Visit:
         work = self.work
         size = work.B * work.T * (work.D * 4 if mode == "forward" else 8)
         return rotations(self.device, size) if mode != "decode" else 1
-
-    def _rule(self) -> StopRule:
-        return StopRule(max_s=self.options.max_s)
-
-    def _policy(self) -> dict[str, Any]:
-        rule = self._rule()
-        return {
-            "operands": "the same each call" if self.gpu is None else "in turn, more than the cache holds",
-            "cold": None if self.gpu is None else "a buffer of twice the cache is written before each sample",
-            "launches": "as in training: the host may run ahead",
-            "threads": torch.get_num_threads(),
-            "stop": {name: getattr(rule, name) for name in ("target", "min_samples", "min_s", "max_s")},
-        }
-
-
-def _facts(found: Series) -> dict[str, Any]:
-    window = found.window
-    return {
-        "samples": len(found.ms),
-        "ended": found.ended,
-        "warmup_calls": found.warmup,
-        "own_cores": round(window.own_cores, 3),
-        "other_cores": round(window.other_cores, 3),
-        "stolen_cores": round(window.stolen_cores, 3),
-        "quota_wait_s": window.quota_s,
-    }

@@ -97,36 +97,50 @@ class Workload:
         return Call(fn=lambda: train_step(model, turn(), optimizer, training))
 
     def _decode(self, rotations: int) -> Call:
-        model = self.model.eval()
-        if not model.can_step:
+        if not self.model.can_step:
             raise UnavailableError(f"{self.mixer} has no step() and initial_state()")
-        steps = min(DECODE_STEPS, self.T)
-        tokens = self.tokens.unbind(1)
-        with torch.no_grad(), autocast(self.device, self.dtype):
-            state = model.initial_state(self.B, self.device, DTYPES[self.dtype])
-            for token in tokens[: self.T - steps]:
-                _, state = model.step(token, state)
-        held = [copy.deepcopy(state)]
-
-        def restore() -> None:
-            held[0] = copy.deepcopy(state)
-
-        def run() -> Any:
-            now = held[0]
-            for token in tokens[self.T - steps :]:
-                _, now = model.step(token, now)
-            return now
-
-        call = self._without_grad(run)
-        self.state_bytes = state_bytes_by_layer(call.fn(), model)  # after T tokens
-        return Call(fn=call.fn, before=restore, units=steps)
+        call, self.state_bytes = decode_call(self.model, self.tokens, DECODE_STEPS, self.dtype)
+        return call
 
     def _without_grad(self, fn: Callable[[], object]) -> Call:
-        def run() -> object:
-            with torch.no_grad(), autocast(self.device, self.dtype):
-                return fn()
+        return without_grad(fn, self.device, self.dtype)
 
-        return Call(fn=run)
+
+def without_grad(fn: Callable[[], object], device: str, dtype: str) -> Call:
+    """Returns the call of `fn` as in evaluation: no gradients, and the dtype's autocast."""
+
+    def run() -> object:
+        with torch.no_grad(), autocast(device, dtype):
+            return fn()
+
+    return Call(fn=run)
+
+
+def decode_call(model: LanguageModel, tokens: Tensor, most_steps: int, dtype: str) -> tuple[Call, list[int]]:
+    """Returns (the last steps through tokens [B, T], bytes of each layer's state after all of them).
+
+    A copy of the state before those steps is made for each sample, so that every sample meets the same context.
+    """
+    B, T = tokens.shape
+    device, steps, each = str(tokens.device), min(most_steps, T), tokens.unbind(1)
+    model.eval()
+    with torch.no_grad(), autocast(device, dtype):
+        state = model.initial_state(B, device, DTYPES[dtype])
+        for token in each[: T - steps]:
+            _, state = model.step(token, state)
+    held = [copy.deepcopy(state)]
+
+    def restore() -> None:
+        held[0] = copy.deepcopy(state)
+
+    def run() -> Any:
+        now = held[0]
+        for token in each[T - steps :]:
+            _, now = model.step(token, now)
+        return now
+
+    call = without_grad(run, device, dtype)
+    return Call(fn=call.fn, before=restore, units=steps), state_bytes_by_layer(call.fn(), model)
 
 
 def _turns(items: list[Any]) -> Callable[[], Any]:

@@ -1,7 +1,9 @@
 import json
 
 import pytest
+from made_reports import checked
 
+from harness.plugins import load_registry
 from harness.store import Store
 
 FAULTY = """
@@ -81,6 +83,11 @@ REASONS = {
 @pytest.fixture(scope="module")
 def ran(tiny_module):
     tiny_module.write_plugin(FAULTY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_PLUGINS", "")
+        registry = load_registry([str(tiny_module.plugin)])
+    for mixer in ("good", "attention", "exits", "diverges"):  # the others have no report: they are not timed
+        checked(Store(tiny_module.runs), registry, mixer)
     done = tiny_module.run("--all", "--json", *LIMITS)
     stored = Store(tiny_module.runs).records()
     return done, {(s.record.mixer.partition("/")[0], s.record.kind): s for s in stored}
@@ -114,6 +121,14 @@ def test_the_others_in_the_same_run_finish(ran, mixer, kind):
 def test_a_mixer_that_crashes_in_training_is_not_timed_but_one_that_diverges_is(ran):
     assert ran[1]["exits", "time"].record.reason.startswith("not timed, as its training failed")
     assert ran[1]["diverges", "time"].record.status == "ok"
+    assert ("hangs", "time") not in ran[1]
+
+
+def test_a_time_names_the_check_it_rests_on_and_which_process_it_was(ran):
+    record = ran[1]["good", "time"].record
+    assert record.process == 0
+    (gate,) = record.facts["gates"]
+    assert (gate["mixer"], gate["check"]) == ("good/torch", ran[1]["good", "check"].record.key)
 
 
 def test_the_exit_code_is_1_and_every_failure_is_named_with_its_log(ran):

@@ -56,7 +56,7 @@ def no_estimate(kind, config, layers, mixer):
 def make(registry, suite, store, *names, tasks=("mqar",), **more):
     mixers, missing = entrants(registry, names, "cpu")
     planner = Planner(registry, suite, suite.name, "cpu", no_estimate)
-    return plan(planner, mixers, list(tasks), store, missing=missing, **({"check": False} | more))
+    return plan(planner, mixers, list(tasks), store, missing=missing, **more)
 
 
 def keys(plan, *kinds):
@@ -65,24 +65,58 @@ def keys(plan, *kinds):
 
 def record(trial, registry, **changes):
     accuracy = {"accuracy": Measure(value=0.5, unit="fraction", n=4)}
+    if trial.kind == "time":
+        code = registry.origin(registry.spec(registry.mixer(trial.mixer))).code_sha256()
+        green = {"mixer": trial.mixer, "green": True, "class": "a", "code_sha256": code}
+        changes |= {"facts": {"gates": [green]}, "environment": {"class": "a"}}
     return dataclasses.replace(first_record(trial, registry), measures=accuracy, **changes)
 
 
-def test_a_mixer_and_task_is_one_trial_a_learning_rate_and_seed_then_one_test_and_one_time_trial(
+def test_a_mixer_and_task_is_a_check_a_trial_a_learning_rate_and_seed_one_test_and_the_processes_that_time(
     registry, suite, store
 ):
-    suite = settings.with_settings(suite, ["training.seeds=(0, 1, 2)"])
+    suite = settings.with_settings(suite, ["training.seeds=(0, 1, 2)", "timing.processes=3"])
     made = make(registry, suite, store, "plain")
-    assert [trial.kind for trial in made.trials] == ["train"] * 6 + ["test", "time"]
-    assert {(trial.lr, trial.seed) for trial in made.trials[:6]} == {(lr, s) for lr in (1e-3, 1e-2) for s in range(3)}
-    assert made.trials[6].needs == tuple(keys(made, "train"))
-    assert len(set(keys(made, "train", "test", "time"))) == 8
+    assert [trial.kind for trial in made.trials] == ["check", *["train"] * 6, "test", *["time"] * 3]
+    assert {(trial.lr, trial.seed) for trial in made.trials[1:7]} == {(lr, s) for lr in (1e-3, 1e-2) for s in range(3)}
+    assert made.trials[7].needs == tuple(keys(made, "train"))
+    assert len(set(keys(made, "train", "test", "time"))) == 10
+    assert [trial.process for trial in made.trials[8:]] == [0, 1, 2]
+    assert all(trial.checks == tuple(keys(made, "check")) for trial in made.trials[8:])
+
+
+def test_mixers_are_timed_in_rounds_so_that_none_meets_one_moment_of_the_machine_only(registry, suite, store):
+    suite = settings.with_settings(suite, ["timing.processes=3"])
+    timed = [trial for trial in make(registry, suite, store).trials if trial.kind == "time"]
+    mixers = {trial.mixer for trial in timed}
+    rounds = [timed[i : i + len(mixers)] for i in range(0, len(timed), len(mixers))]
+    assert [{trial.process for trial in one} for one in rounds] == [{0}, {1}, {2}]
+    assert all({trial.mixer for trial in one} == mixers for one in rounds)
+
+
+def test_more_processes_add_to_those_on_disk(registry, suite, store):
+    few, many = (
+        keys(make(registry, settings.with_settings(suite, [f"timing.processes={n}"]), store, "plain"), "time")
+        for n in (3, 5)
+    )
+    assert many[:3] == few
+    with pytest.raises(InputError, match=r"timing\.processes takes at least 1, got 0"):
+        make(registry, settings.with_settings(suite, ["timing.processes=0"]), store, "plain")
+
+
+def test_without_checking_only_what_has_a_report_is_timed(registry, suite, store):
+    made = make(registry, suite, store, "plain", check=False)
+    assert [trial.kind for trial in made.trials] == ["train", "train", "test"]
+    check = next(trial for trial in make(registry, suite, store, "plain").trials if trial.kind == "check")
+    store.write(first_record(check, registry), {})
+    assert keys(make(registry, suite, store, "plain", check=False), "time")
 
 
 def test_all_scores_a_mixer_once_and_times_each_implementation_that_runs_here(registry, suite, store):
     made = make(registry, suite, store)
     kinds = {
-        mixer: [t.kind for t in made.trials if t.mixer == mixer] for mixer in ("two/fast", "two/slow", "plain/torch")
+        mixer: [t.kind for t in made.trials if t.mixer == mixer and t.kind != "check"]
+        for mixer in ("two/fast", "two/slow", "plain/torch")
     }
     assert kinds["two/fast"] == ["train", "train", "test", "time"]
     assert kinds["two/slow"] == ["time"]
@@ -128,7 +162,9 @@ def test_what_decides_the_result_changes_every_key(registry, suite, store, chang
 
 
 def test_rows_may_be_compared_whatever_the_mixer_the_limits_and_the_number_of_timing_samples(registry, suite):
-    same = settings.with_settings(suite, ["limits.memory_gib=2", "timing.samples=3", "timing.warmup=9"])
+    same = settings.with_settings(
+        suite, ["limits.memory_gib=2", "timing.samples=3", "timing.warmup=9", "timing.processes=9"]
+    )
     assert suite_key(same, registry) == suite_key(suite, registry)
     other = settings.with_settings(suite, ["pile.training.steps=3"])
     assert suite_key(other, registry) != suite_key(suite, registry)
@@ -141,8 +177,8 @@ def test_an_option_of_the_mixer_is_part_of_the_key(registry, suite, store):
 
 def test_records_on_disk_are_not_run_again_and_failed_ones_only_when_asked(registry, suite, store):
     trials = make(registry, suite, store, "plain").trials
-    first, second, test, time = trials
-    for trial in (first, test, time):
+    check, first, second, test, time = trials
+    for trial in (check, first, test, time):
         store.write(record(trial, registry), {}, weights={})
     store.write(record(second, registry, status="failed", reason="boom"), {})
     made = make(registry, suite, store, "plain")
@@ -153,7 +189,7 @@ def test_records_on_disk_are_not_run_again_and_failed_ones_only_when_asked(regis
 
 
 def test_a_training_trial_whose_weights_are_gone_runs_again_if_its_test_has_not_run(registry, suite, store):
-    first, second, *_ = make(registry, suite, store, "plain").trials
+    first, second, *_ = make(registry, suite, store, "plain", check=False).trials
     store.write(record(first, registry), {}, weights={})
     store.write(record(second, registry), {})
     todo = make(registry, suite, store, "plain").todo
@@ -162,7 +198,7 @@ def test_a_training_trial_whose_weights_are_gone_runs_again_if_its_test_has_not_
 
 
 def test_records_of_other_data_are_refused(registry, suite, store):
-    first = make(registry, suite, store, "plain").trials[0]
+    first = make(registry, suite, store, "plain", check=False).trials[0]
     store.write(record(first, registry, data_sha256={"test": "abc"}), {}, weights={})
     made = make(registry, suite, store, "plain")
     run = next(run for run in suite.runs if run.task == "mqar")
@@ -173,7 +209,7 @@ def test_records_of_other_data_are_refused(registry, suite, store):
 
 def test_the_plan_in_json_counts_what_is_to_run(registry, suite, store):
     shown = plan_json(make(registry, suite, store, "plain", "attention"), 12.34)
-    assert (shown["trials"], shown["to_run"], shown["on_disk"]) == (8, 8, 0)
+    assert (shown["trials"], shown["to_run"], shown["on_disk"]) == (10, 10, 0)
     assert shown["estimate_seconds"] == 12.3
     assert {trial["state"] for trial in shown["plan"]} == {"new"}
 

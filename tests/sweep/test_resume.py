@@ -72,13 +72,13 @@ def story(tiny_module):
 def test_ctrl_c_says_what_is_on_disk_and_how_to_go_on(story):
     assert story["interrupted_code"] == 130
     last = story["interrupted_stderr"].splitlines()[-1]
-    assert re.search(r"\d of 6 trials are on disk; run the same command again to continue", last)
+    assert re.search(r"\d of 5 trials are on disk; run the same command again to continue", last)
 
 
 def test_after_an_interruption_and_a_kill_the_next_run_finishes_the_rest(story):
     assert story["last"].returncode == 0, story["last"].stderr
-    assert len(story["finished"]) == 6
-    assert 1 <= len(story["interrupted"]) < len(story["killed"]) < 6
+    assert len(story["finished"]) == 5
+    assert 1 <= len(story["interrupted"]) < len(story["killed"]) < 5
 
 
 def test_a_finished_trial_is_not_run_again(story):

@@ -1,47 +1,28 @@
 import dataclasses
 import json
 import math
+from collections import defaultdict
 
 import numpy as np
 import pytest
+from made_reports import checked
 
 from harness.board.points import points
-from harness.check.promise import Finding
-from harness.check.report import CheckReport
 from harness.errors import HarnessError, InputError, RecordError
 from harness.plugins import load_registry
-from harness.record import CHECK, CONTRACT, PEAK, SPEED, Record
+from harness.record import PEAK, SPEED
 from harness.spec import Measure
 from harness.store import Store
 from harness.sweep.duels import CompareRequest, Decided, decide, false_verdicts, run_compare
+from harness.sweep.gate import gate
 from harness.sweep.gated import Place
 from harness.sweep.plan import check_trial
-from harness.sweep.speed import gate
 from harness.sweep.times import TimeRequest, exponents, ranks, run_times
 from harness.timing.ceilings import Ceilings, ceilings_path, load_ceilings, save
 from harness.timing.device import device_facts
 from harness.timing.spread import Row
 from harness.timing.verdict import judge
 from harness.verify import verify
-
-
-def checked(store, registry, mixer, broken=(), **changes):
-    """Writes the check record of a mixer as `harness check` would: green, or with promises broken."""
-    choice = registry.mixer(mixer)
-    verdicts = {"causality": "kept", "reference": "kept"} | dict.fromkeys(broken, "broken")
-    fields = {
-        "key": check_trial(registry, choice, "cpu").key,
-        "kind": CHECK,
-        "mixer": str(choice),
-        "task": CONTRACT,
-        "suite": CONTRACT,
-        "suite_key": "",
-        "config": {},
-        "plugin": {"code_sha256": registry.origin(registry.spec(choice)).code_sha256()},
-        "environment": device_facts("cpu"),
-        "facts": CheckReport(tuple(Finding(name, verdict, "as seen") for name, verdict in verdicts.items())).to_facts(),
-    }
-    return store.write(Record(**(fields | changes)), {})
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +80,50 @@ def test_a_row_rests_on_three_processes_and_its_own_memory(timed):
     assert json.loads(json.dumps(found.to_json()))["rows"][0]["clean"] == row.clean
 
 
+def test_the_lengths_of_a_mixer_share_a_process_and_each_has_its_record(tmp_path, registry, known_ceilings):
+    checked(Store(tmp_path), registry, "attention")
+    request = TimeRequest(
+        mixers=("attention",), lengths=(8, 16), modes=("forward",), place=Place(runs=tmp_path, device="cpu")
+    )
+    assert len(run_times(request, registry).rows) == 2
+    started = defaultdict(set)
+    for stored in of_kind(Store(tmp_path), SPEED):
+        record = stored.record
+        started[record.config["options"]["process"]].add(record.config["timing"]["T"])
+        assert record.facts["together"] == f"attention/torch process {record.config['options']['process']}"
+    assert dict(started) == {0: {8, 16}, 1: {8, 16}, 2: {8, 16}}
+
+
+CRASHES = """
+import os
+import torch
+from harness import MixerSpec, hookimpl
+
+class Crashes(torch.nn.Module):
+    def forward(self, x):
+        return os._exit(7) if x.shape[1] == 16 else x.cumsum(1)
+
+@hookimpl
+def harness_mixers():
+    yield MixerSpec(name="crashes", summary="s", source="here", build=lambda config: Crashes())
+"""
+
+
+def test_a_length_that_kills_its_process_takes_no_other_length_with_it(tmp_path, known_ceilings):
+    file = tmp_path / "mine.py"
+    file.write_text(CRASHES)
+    registry = load_registry([str(file)])
+    checked(Store(tmp_path / "runs"), registry, "crashes")
+    place = Place(runs=tmp_path / "runs", device="cpu")
+    found = run_times(TimeRequest(mixers=("crashes",), lengths=(8, 16, 32), modes=("forward",), place=place), registry)
+    assert [(row.T, row.peak_mib is not None) for row in found.rows] == [(8, True), (32, True)]
+    assert [line.partition(":")[0] for line in found.failed] == [
+        "crashes/torch T=16 peak",
+        *["crashes/torch T=16 speed"] * 3,
+    ]
+    assert "exit code 7" in found.failed[1]
+
+
 def test_every_number_of_a_process_follows_from_its_raw_arrays(timed, registry):
     for stored in timed[2].records():
         assert verify(stored, registry) == []
@@ -152,7 +177,7 @@ def test_a_time_whose_check_was_taken_out_by_hand_is_not_read(timed, tmp_path):
     assert "needs a green check" in str(Store(tmp_path).damaged[0])
 
 
-def test_the_board_has_no_place_for_it(timed):
+def test_it_is_no_point_of_a_preset(timed):
     assert points(timed[2]) == []
 
 
@@ -161,7 +186,7 @@ def test_a_mixer_that_breaks_a_promise_is_refused_with_the_command_that_shows_it
     place = Place(runs=tmp_path, device="cpu")
     found = run_times(TimeRequest(mixers=("ema",), place=place), registry)
     assert found.rows == []
-    assert found.refused == ("ema/torch is not timed: it breaks reference; see harness check ema/torch",)
+    assert found.refused == ("ema/torch is not timed: it breaks reference (as seen); see harness check ema/torch",)
     with pytest.raises(HarnessError, match="ema/torch is not timed: it breaks reference"):
         run_compare(CompareRequest(a="ema", b="ema", place=place), registry)
 
@@ -201,7 +226,18 @@ def test_bad_requests_are_answered_before_anything_runs(tmp_path, registry, chan
 def a_row(mixer, T=128, low=1.0, value=1.1, high=1.2, peak=10.0):
     ms = Measure(value=value, unit="ms", n=30, low=low, high=high)
     rest = {"within_pct": 1.0, "between_pct": 1.0, "per_probe": ms, "floor_pct": None, "flops_by": None}
-    return Row(mixer=mixer, T=T, series="forward", ms=ms, first_ms=5.0, peak_mib=peak, state_kib=None, notes=(), **rest)
+    return Row(
+        mixer=mixer,
+        T=T,
+        series="forward",
+        ms=ms,
+        first_ms=5.0,
+        launch_us=None,
+        peak_mib=peak,
+        state_kib=None,
+        notes=(),
+        **rest,
+    )
 
 
 def test_rows_whose_processes_overlap_share_a_rank():

@@ -4,37 +4,38 @@ import time
 import numpy as np
 import pytest
 
-from harness.errors import InputError
 from harness.spec import Measure
-from harness.timing.sample import quartiles, sample, summarise
+from harness.timing.sample import Call, draw, measure, quartiles, summarise
+from harness.timing.stop import StopRule
 
 
 def test_a_sleep_is_measured_at_its_length():
-    ms = sample(lambda: time.sleep(0.005), device="cpu", samples=5, warmup=1)
+    ms = draw([Call(fn=lambda: time.sleep(0.005))] * 5, "cpu")[0]
     assert ms.shape == (5,)
     assert (ms >= 5.0).all()  # never shorter; how much longer is up to the machine
 
 
-def test_warm_up_calls_are_made_and_not_timed():
+def test_the_first_call_and_the_warm_up_are_made_and_not_timed():
     calls = []
-    assert len(sample(lambda: calls.append(gc.isenabled()), device="cpu", samples=4, warmup=3)) == 4
-    assert calls == [True] * 3 + [False] * 4
+    found = measure(Call(fn=lambda: calls.append(gc.isenabled())), "cpu", StopRule(min_s=0.0), least=20_000)
+    assert found.warmup >= 20_000
+    assert calls.count(True) == 1 + found.warmup
+    assert calls.count(False) == len(found.ms) >= StopRule().min_samples
     assert gc.isenabled()
 
 
 def test_the_collector_is_back_on_after_an_error():
+    made = []
+
     def fail():
-        raise RuntimeError("planted")
+        if not gc.isenabled():
+            raise RuntimeError("planted")
+        made.append(None)
 
     with pytest.raises(RuntimeError, match="planted"):
-        sample(fail, device="cpu", samples=1, warmup=0)
+        measure(Call(fn=fail), "cpu", StopRule())
+    assert made
     assert gc.isenabled()
-
-
-@pytest.mark.parametrize(("samples", "warmup"), [(0, 0), (-1, 3), (5, -1)])
-def test_a_result_is_never_empty(samples, warmup):
-    with pytest.raises(InputError, match="at least 1"):
-        sample(lambda: None, device="cpu", samples=samples, warmup=warmup)
 
 
 def test_the_summary_is_the_median_with_its_quartiles():

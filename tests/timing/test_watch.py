@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from harness.timing.nvml import MOVING, Gpu, slowing
+from harness.timing.nvml import MOVING, Gpu
 from harness.timing.watch import Disturbance, Reading, between, disturbed_by, read
 
 START = Reading(wall_s=0.0, busy_s=0.0, stolen_s=0.0, own_s=0.0, quota_s=None)
@@ -56,11 +56,6 @@ def test_a_few_preempted_samples_are_no_disturbance_and_one_busy_neighbour_is():
     flags[:20] = int(Disturbance.PREEMPTED)
     assert disturbed_by(flags) == ["preempted"]
     assert disturbed_by(flags | int(Disturbance.OTHERS)) == ["preempted", "other processes"]
-
-
-def test_low_clocks_of_an_idle_gpu_slow_nothing():
-    assert slowing(0x1) == []
-    assert slowing(0x1 | 0x4 | 0x40) == ["sw_power_cap", "hw_thermal"]
 
 
 class Driver:

@@ -1,0 +1,89 @@
+"""The calls that only a GPU makes, with torch.cuda made up: order and lifetimes can be seen without one."""
+
+import contextlib
+import gc
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from harness.timing import cuda
+from harness.timing.sample import Call
+
+
+class Graph:
+    """A CUDA graph that remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def replay(self):
+        self.told.append("replay")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Returns the list of what torch.cuda was asked, in order."""
+    asked, graphs = [], []
+
+    def stream(name):
+        return SimpleNamespace(wait_stream=lambda other: asked.append(f"{name} waits for {other.name}"), name=name)
+
+    @contextlib.contextmanager
+    def within(what):
+        asked.append(f"enter {what}")
+        yield
+        asked.append(f"leave {what}")
+
+    def graph():
+        graphs.append(Graph())
+        return graphs[-1]
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda one: within(one.name))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda one: within("capture"))
+    return SimpleNamespace(asked=asked, graphs=graphs)
+
+
+def test_a_capture_follows_warm_up_on_a_side_stream(told):
+    cuda.graphed(Call(fn=lambda: told.asked.append("call")), "cuda")
+    assert told.asked == [
+        *("side waits for main", "enter side", "call", "call", "call", "leave side", "main waits for side"),
+        *("enter capture", "call", "leave capture"),
+    ]
+
+
+class Inputs:
+    """Something that can be watched."""
+
+
+def test_a_replay_launches_the_graph_and_keeps_the_inputs_alive(told):
+    inputs = Inputs()
+    seen = weakref.ref(inputs)
+    replay = cuda.graphed(Call(fn=lambda held=inputs: held, units=4), "cuda")
+    del inputs
+    gc.collect()
+    assert seen() is not None
+    replay.fn()
+    assert told.graphs[0].told == ["replay"]
+    assert replay.units == 4
+    assert "call" not in told.asked
+
+
+def test_what_is_restored_before_a_sample_is_restored_before_the_flush(monkeypatch):
+    order = []
+    monkeypatch.setattr(cuda, "flush", lambda device: lambda: order.append("flush"))
+    call = cuda.cold(Call(fn=lambda: None, before=lambda: order.append("restore"), units=2), "cuda")
+    call.before()
+    assert order == ["restore", "flush"]
+    assert call.units == 2
+
+
+@pytest.mark.parametrize(("n_bytes", "turns"), [(1, 64), (50 << 20, 3), (200 << 20, 1)])
+def test_inputs_take_turns_until_they_fill_the_cache_three_times(monkeypatch, n_bytes, turns):
+    monkeypatch.setattr(cuda, "cache_bytes", lambda device: 50 << 20)
+    assert cuda.rotations("cuda", n_bytes) == turns
+    assert cuda.rotations("cpu", n_bytes) == 1
