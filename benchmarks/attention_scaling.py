@@ -1,5 +1,5 @@
-"""How the time of attention layers grows with T: milliseconds, the exponent fitted to them with its error, and the
-exponent of the last doubling alone, where what does not depend on T counts least.
+"""How time and memory of attention layers grow with T: the figures, the exponent fitted to them with its error, and
+the exponent of the last doubling alone, where what does not depend on T counts least. Memory: on CUDA.
 
 One layer, one sequence, one thread, float32; processor time, so that other processes stretch it little. Layers take
 turns within each length, and the figures are medians over the rounds. Ids are uniform out of 8 T, so 6 % repeat.
@@ -10,14 +10,16 @@ turns within each length, and the figures are medians over the rounds. Ids are u
 """
 
 import argparse
+import math
 import statistics
 import time
 
-import numpy as np
 import torch
 
 from harness import MixerConfig
 from harness.plugins import load_registry
+from harness.sweep.plan import choose
+from harness.timing.spread import exponent
 
 D = 64
 MIXERS = [
@@ -33,7 +35,7 @@ MIXERS = [
 
 def make_calls(registry, name, T, device):
     """Returns forward without gradients, and forward and backward of a layer in training."""
-    choice = registry.mixer(name)
+    choice = choose(registry, name, device)
     spec = registry.spec(choice)
     torch.manual_seed(0)
     layer = spec.build(MixerConfig(d_model=D, max_len=T, options=registry.options(choice))).to(device)
@@ -62,9 +64,18 @@ def seconds(call, device):
     return clock() - began
 
 
+def peak_bytes(call):
+    """Returns how much more memory of the CUDA device the call takes than was in use before it."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def measure(mixers, lengths, rounds, device):
-    """Returns {(mixer, call): [median seconds of each length]}."""
-    registry, medians = load_registry(), {}
+    """Returns ({(mixer, call): [median seconds of each length]}, the same of the peak bytes, none on a CPU)."""
+    registry, medians, peaks = load_registry(), {}, {}
     for T in lengths:
         calls = {(name, what): f for name in mixers for what, f in make_calls(registry, name, T, device).items()}
         for call in calls.values():
@@ -75,15 +86,24 @@ def measure(mixers, lengths, rounds, device):
                 samples[key].append(seconds(call, device))
         for key, values in samples.items():
             medians.setdefault(key, []).append(statistics.median(values))
-    return medians
+            if device != "cpu":
+                peaks.setdefault(key, []).append(peak_bytes(calls[key]))
+    return medians, peaks
 
 
-def exponent(lengths, values):
-    """Returns the slope of log(value) over log(T) and its standard error."""
-    x, y = np.log(lengths), np.log(values)
-    slope, start = np.polyfit(x, y, 1)
-    left = y - slope * x - start
-    return slope, np.sqrt((left @ left) / max(1, len(x) - 2) / ((x - x.mean()) ** 2).sum())
+def show(found, lengths, unit, scale):
+    """Prints a table for each call."""
+    width = max(len(name) for name, _ in found)
+    for what in ("forward", "forward and backward"):
+        head = f"{what}, {unit}"
+        print(f"{head:{width}} " + " ".join(f"{T:>8}" for T in lengths) + "  exponent of T, at the end")
+        for (name, of), values in found.items():
+            if of == what:
+                slope, error = exponent(lengths, values)
+                cells = " ".join(f"{scale * value:8.2f}" for value in values)
+                last, _ = exponent(lengths[-2:], values[-2:])
+                print(f"{name:{width}} {cells}  {slope:.2f} ± {error or math.nan:.2f}    {last:.2f}")
+        print()
 
 
 def main():
@@ -94,17 +114,10 @@ def main():
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    medians = measure(given.mixer or MIXERS, given.lengths, given.rounds, given.device)
-    width = max(len(name) for name, _ in medians)
-    for what in ("forward", "forward and backward"):
-        print(f"{what + ', ms':{width}} " + " ".join(f"{T:>8}" for T in given.lengths) + "  exponent of T, at the end")
-        for (name, of), values in medians.items():
-            if of == what:
-                slope, error = exponent(given.lengths, values)
-                cells = " ".join(f"{1e3 * value:8.2f}" for value in values)
-                last = exponent(given.lengths[-2:], values[-2:])[0]
-                print(f"{name:{width}} {cells}  {slope:.2f} ± {error:.2f}    {last:.2f}")
-        print()
+    medians, peaks = measure(given.mixer or MIXERS, given.lengths, given.rounds, given.device)
+    show(medians, given.lengths, "ms", 1e3)
+    if peaks:
+        show(peaks, given.lengths, "MiB", 2**-20)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from harness.tasks.pile.gap import SlicePerplexity, share_closed, share_from_rec
 from harness.verify import SEEDS
 
 BASE = "base_conv(kernel=published)"
+WINDOW = "sliding_window(window=16)"
 PUBLISHED = "selective_attention_published(k=32)"  # selected over the whole sequence: not causal, a control
 CELLS = {"mqar-128": (128, 8), "mqar-256": (256, 16)}  # N, D at d = 64
 STEPS = {"mqar-128": 1000, "mqar-256": 2000}
@@ -47,8 +48,9 @@ def mqar_layouts(T):
 def pile_layouts(T):
     """Returns (layers, mixers): eight layers of attention have as many parameters as ten of BaseConv.
 
-    The learned selection takes T / 8 positions, as the published one takes 256 of 2,048.
+    The learned selection takes T / 8 positions, as the published one takes 256 of 2,048, and once half of them.
     """
+    half = f"selective_attention(selection=learned,k={T // 2})"
     full, programmatic, _, learned, random = selections(T)
     learned, random = (
         learned.replace(f"{T // 4}", f"{T // 8}"),
@@ -57,7 +59,7 @@ def pile_layouts(T):
     return [
         ("MIXER*8", ["attention(positions=rotary)"]),
         ("MIXER*10", [BASE]),
-        (f"{BASE}*10,at=6:MIXER", [full, programmatic, learned, random, PUBLISHED, "sliding_window(window=16)"]),
+        (f"{BASE}*10,at=6:MIXER", [full, programmatic, learned, half, random, PUBLISHED, WINDOW]),
         (f"{BASE}*10,at=4+8:MIXER", [programmatic, learned]),
     ]
 

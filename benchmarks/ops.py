@@ -2,8 +2,8 @@
 
 The floor is what the device cannot beat: the bytes that must move over its copy bandwidth, or the operations over its
 matrix rate, whichever takes longer; both ceilings are measured here first. `device` is the time on the GPU with a cold
-L2 and the launches queued beforehand, `eager` the time a call takes when calls follow each other. Public libraries run
-in a process of their own with a time limit: their first call may tune for minutes.
+L2 and the launches queued beforehand, `eager` the time a call takes when calls follow each other. Each operator runs in
+a process of its own; public libraries with a time limit, as their first call may tune for minutes.
 
     python benchmarks/ops.py --json ops.json          # on CUDA some minutes; on a CPU it times the torch paths
     python benchmarks/ops.py --scaling                # how time and memory of forward and backward grow with T
@@ -108,20 +108,27 @@ def timed(call, device, samples):
     return {"samples_us": device_us(call, device, samples), "eager_us": eager}
 
 
-def library_rows(library, op, args):
-    """Returns the rows of a library, measured in a process that is ended at the time limit."""
-    module, _ = LIBRARIES[library]
-    row = {"op": op, "path": library}
-    if importlib.util.find_spec(module) is None:
+def child_rows(paths, op, args):
+    """Returns the rows of an operator, measured in a process of its own: a fault there ends no other rows.
+
+    A library's process is also ended at the time limit.
+    """
+    name = "+".join(paths)
+    row, library = {"op": op, "path": name}, LIBRARIES.get(name)
+    if library is not None and importlib.util.find_spec(library[0]) is None:
         return [{**row, "reason": "not installed"}]
-    command = [sys.executable, __file__, "--child", library, "--op", op, "--samples", str(args.samples)]
+    command = [sys.executable, __file__, "--child", name, "--op", op, "--samples", str(args.samples)]
+    command += ["--device", args.device]
+    limit = None if library is None else LIMIT_S
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired as stopped:
         lines = (stopped.stdout or b"").decode().splitlines()
         return [*json_rows(lines), {**row, "reason": f"stopped after {LIMIT_S} s"}]
     rows = json_rows(done.stdout.splitlines())
-    return rows or [{**row, "reason": (done.stderr.strip().splitlines() or ["no output"])[-1][:160]}]
+    if done.returncode or not rows:
+        rows.append({**row, "reason": (done.stderr.strip().splitlines() or ["no output"])[-1][:160]})
+    return rows
 
 
 def json_rows(lines):
@@ -269,14 +276,14 @@ def main():
     args = parse()
     import torch
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     args.samples = args.samples or (40 if device == "cuda" else 3)
     ops = (args.op,) if args.op else OPS
     paths = ("kernel", "torch", "sdpa") if device == "cuda" else ("torch", "sdpa")
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     found = {"device": name, "torch": torch.__version__}
     if args.child:
-        for row in measure((args.child,), ops, SIZES, device, args.samples):
+        for row in measure(args.child.split("+"), ops, SIZES, device, args.samples):
             print(json.dumps(row), flush=True)
         return
     if args.scaling:
@@ -284,9 +291,9 @@ def main():
         print_scaling(found)
     else:
         found["ceilings"] = ceilings(device)
-        found["rows"] = list(measure(paths, ops, SIZES, device, args.samples))
+        found["rows"] = [row for op in ops for row in child_rows(paths, op, args)]
         for library, (_, known) in LIBRARIES.items() if device == "cuda" else ():
-            found["rows"] += [row for op in ops if op in known for row in library_rows(library, op, args)]
+            found["rows"] += [row for op in ops if op in known for row in child_rows((library,), op, args)]
         print_times(found)
     if args.json:
         with open(args.json, "w") as file:
@@ -299,7 +306,8 @@ def print_times(found):
     rates = ", ".join(f"{dtype} {ceiling[dtype] / 1e12:,.3g} T/s" for dtype in DTYPES if dtype in ceiling)
     print(f"\n{found['device']}; copy {ceiling['bytes_per_s'] / 1e9:,.0f} GB/s read and written; products {rates}")
     print("median [quartiles] of n calls; short_conv: 4 taps, bias, SiLU, gate; long_conv: bias, gate;")
-    print(f"sliding_window: window {WINDOW}; block_sparse: {PATTERN}; attention: causal; heads of {HEAD}")
+    drawn = ", ".join(f"{name} {value}" for name, value in PATTERN.items())
+    print(f"sliding_window: window {WINDOW}; block_sparse: {drawn}; attention: causal; heads of {HEAD}")
 
 
 def print_scaling(found):
