@@ -50,12 +50,9 @@ def pile_layouts(T):
 
     The learned selection takes T / 8 positions, as the published one takes 256 of 2,048, and once half of them.
     """
-    half = f"selective_attention(selection=learned,k={T // 2})"
-    full, programmatic, _, learned, random = selections(T)
-    learned, random = (
-        learned.replace(f"{T // 4}", f"{T // 8}"),
-        random.replace(f"{T // 4}", f"{T // 8}"),
-    )  # 256 of 2,048
+    full, programmatic, *_ = selections(T)
+    learned, half = (f"selective_attention(selection=learned,k={k})" for k in (T // 8, T // 2))
+    random = f"selective_attention(selection=random,k={T // 8})"
     return [
         ("MIXER*8", ["attention(positions=rotary)"]),
         ("MIXER*10", [BASE]),
