@@ -5,7 +5,8 @@ matrix rate, whichever takes longer; both ceilings are measured here first. `dev
 L2 and the launches queued beforehand, `eager` the time a call takes when calls follow each other. Public libraries run
 in a process of their own with a time limit: their first call may tune for minutes.
 
-    python benchmarks/ops.py --json ops.json          # on CUDA under 4 minutes; on a CPU it times the torch paths
+    python benchmarks/ops.py --json ops.json          # on CUDA some minutes; on a CPU it times the torch paths
+    python benchmarks/ops.py --scaling                # how time and memory of forward and backward grow with T
 """
 
 import argparse
@@ -16,9 +17,13 @@ import sys
 import time
 
 import numpy as np
+from ops_paths import ATTENTIONS, HEAD, OPS, PATTERN, WINDOW, block_rows, inputs, operators
+
+from harness.timing.spread import exponent
 
 SIZES = ((64, 512, 128), (512, 64, 64), (8, 4096, 256))  # B, T, D
-TAPS = 4  # of the short convolution
+LENGTHS = (1024, 2048, 4096, 8192, 16384)  # of --scaling, with B and D of SCALED
+SCALED = (4, 256)
 MATRIX_LEN = 2048  # beyond it Fourier transforms do the long convolution, whose operations are not what takes time
 MODES = ("forward", "both")  # both: forward and backward
 FLUSH_BYTES = 1 << 28  # more than any L2
@@ -27,73 +32,9 @@ LIMIT_S = 45  # of one library and operator
 LIBRARIES = {  # the import that must be there, and the operators it is compared on
     "fla": ("fla", ("short_conv", "wkv")),
     "causal-conv1d": ("causal_conv1d", ("short_conv",)),
+    "xformers": ("xformers", ("sliding_window", "attention")),
 }
 DTYPES = {"bfloat16": 2, "float32": 4}
-
-
-def inputs(op, size, dtype, device):
-    """Returns the tensors of one call by name, those that want gradients only."""
-    import torch
-
-    B, T, D = size
-    torch.manual_seed(0)
-
-    def draw(*shape):
-        return torch.randn(*shape, device=device, dtype=getattr(torch, dtype))
-
-    if op == "wkv":
-        decay, bonus = torch.rand(D, device=device) + 0.01, torch.randn(D, device=device)
-        made = {"k": draw(B, T, D), "v": draw(B, T, D), "decay": decay, "bonus": bonus}
-    else:
-        taps = draw(D, TAPS) if op == "short_conv" else draw(D, T) * T**-0.5
-        made = {"x": draw(B, T, D), "taps": taps, "bias": draw(D), "gate": draw(B, T, D)}
-    return {name: tensor.requires_grad_() for name, tensor in made.items()}
-
-
-def operators(path):
-    """Returns the operators of a path by name, each from the tensors of `inputs` to y."""
-    if path in ("kernel", "torch"):
-        return own_operators("_kernel" if path == "kernel" else "")
-    return {"fla": fla_operators, "causal-conv1d": causal_conv1d_operators}[path]()
-
-
-def own_operators(suffix):
-    from importlib import import_module
-
-    def operator(name):
-        return getattr(import_module(f"harness_zoo.ops.{name}{suffix}"), name)
-
-    return {
-        "short_conv": lambda **given: operator("short_conv")(**given, activation="silu"),
-        "long_conv": lambda **given: operator("long_conv")(**given),
-        "wkv": lambda **given: operator("wkv")(**given)[0],
-    }
-
-
-def fla_operators():
-    from fla.modules.convolution import causal_conv1d
-    from fla.ops.rwkv4 import fused_recurrent_rwkv4
-
-    def short_conv(x, taps, bias, gate):
-        y = causal_conv1d(x, taps.flip(1), bias, activation="silu")
-        return gate * (y[0] if isinstance(y, tuple) else y)
-
-    def wkv(k, v, decay, bonus):
-        B, _, D = k.shape
-        state = k.new_zeros(B, 3, 1, D)
-        state[:, 2] = -1e38
-        return fused_recurrent_rwkv4(-decay.to(k.dtype), bonus.to(k.dtype), k, v, state)[0]
-
-    return {"short_conv": short_conv, "wkv": wkv}
-
-
-def causal_conv1d_operators():
-    from causal_conv1d import causal_conv1d_fn
-
-    def short_conv(x, taps, bias, gate):
-        return gate * causal_conv1d_fn(x.mT, taps.flip(1), bias, activation="silu").mT
-
-    return {"short_conv": short_conv}
 
 
 def calls(op, given):
@@ -151,7 +92,7 @@ def measure(paths, ops, sizes, device, samples):
     for op in ops:
         for size in sizes:
             for dtype in dtypes:
-                for path in paths:
+                for path in [path for path in paths if op in found[path]]:
                     for mode, call in calls(found[path][op], inputs(op, size, dtype, device)).items():
                         row = {"op": op, "size": size, "dtype": dtype, "mode": mode, "path": path}
                         try:
@@ -217,12 +158,69 @@ def floor_us(row, ceiling):
     """Returns the least time of a row and what sets it."""
     B, T, D = row["size"]
     both = row["mode"] == "both"
-    # Forward: two tensors read, one written. Backward: those two and dy read, two gradients written.
-    moved = (8 if both else 3) * B * T * D * DTYPES[row["dtype"]]
-    as_matrix = row["op"] == "long_conv" and T <= MATRIX_LEN
-    operations = (3 if both else 1) * B * D * T * T if as_matrix else 0
+    # Forward: two tensors read, one written. Backward: those two and dy read, two gradients written. Attentions: three
+    # read, one written; then those four and dy read, three written.
+    forward_tensors, all_tensors = (4, 12) if row["op"] in ATTENTIONS else (3, 8)
+    moved = (all_tensors if both else forward_tensors) * B * T * D * DTYPES[row["dtype"]]
+    operations = (3 if both else 1) * forward_operations(row["op"], B, T, D)
     bytes_us, operations_us = moved / ceiling["bytes_per_s"] * 1e6, operations / ceiling[row["dtype"]] * 1e6
     return max(bytes_us, operations_us), "bytes" if bytes_us >= operations_us else "operations"
+
+
+def forward_operations(op, B, T, D):
+    """Returns the operations on the matrix units; of an attention, those of the pairs that are seen."""
+    if op == "block_sparse":  # all pairs of two blocks, and half of those of a block with itself
+        return 4 * B * D * PATTERN["block"] ** 2 * sum(len(row) - 0.5 for row in block_rows(T))
+    if op in ATTENTIONS:
+        W = min(T, WINDOW if op == "sliding_window" else T)
+        return 4 * B * D * (T * W - W * (W - 1) // 2)
+    return B * D * T * T if op == "long_conv" and T <= MATRIX_LEN else 0
+
+
+def scaling(paths, ops, lengths, device, samples):
+    """Yields for each operator and path the time and the peak memory of forward and backward at each length."""
+    B, D = SCALED
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    for op in ops:
+        for path in paths:
+            row = {"op": op, "path": path, "dtype": dtype, "T": lengths, "device_us": [], "peak_bytes": []}
+            if op not in (operator := operators(path)):
+                continue
+            try:
+                for T in lengths:
+                    call = calls(operator[op], inputs(op, (B, T, D), dtype, device))["both"]
+                    row["device_us"].append(float(np.median(timed(call, device, samples)["samples_us"])))
+                    row["peak_bytes"].append(peak_bytes(call, device))
+            except Exception as error:  # what a path says to a length it does not take
+                row["reason"] = f"{type(error).__name__}: {error}"[:160]
+            yield row
+
+
+def peak_bytes(call, device):
+    """Returns how much more memory the call took than there was before it; None on a CPU."""
+    import torch
+
+    if device == "cpu":
+        return None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def scaling_table(rows, measure, unit):
+    """Returns a table of one measure at each length, and the exponent of T fitted to it."""
+    shown = []
+    for row in rows:
+        values = [value / unit for value in row[measure] if value is not None]
+        out = {"op": row["op"], "path": row["path"]}
+        out |= {f"T = {T}": f"{value:,.2f}" for T, value in zip(row["T"], values, strict=False)}
+        fit = exponent(row["T"][: len(values)], values) if values else None
+        out["exponent of T"] = row.get("reason", "–") if fit is None else f"{fit[0]:.2f} ± {fit[1] or np.nan:.2f}"
+        shown.append(out)
+    return table(shown)
 
 
 def shown(row, ceiling):
@@ -255,36 +253,66 @@ def table(rows):
     return "\n".join([lines[0], "|-" + "-|-".join("-" * width for width in widths) + "-|", *lines[1:]])
 
 
-def main():
+def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write every sample there")
-    parser.add_argument("--op", choices=("short_conv", "long_conv", "wkv"), help="only this operator")
+    parser.add_argument("--op", choices=OPS, help="only this operator")
     parser.add_argument("--samples", type=int, help="a call; default 40 on CUDA, 3 on a CPU")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
+    parser.add_argument("--scaling", action="store_true", help="the growth with T instead")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="T", help="of --scaling")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
     import torch
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     args.samples = args.samples or (40 if device == "cuda" else 3)
-    ops = (args.op,) if args.op else ("short_conv", "long_conv", "wkv")
+    ops = (args.op,) if args.op else OPS
+    paths = ("kernel", "torch", "sdpa") if device == "cuda" else ("torch", "sdpa")
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    found = {"device": name, "torch": torch.__version__}
     if args.child:
         for row in measure((args.child,), ops, SIZES, device, args.samples):
             print(json.dumps(row), flush=True)
         return
-    ceiling = ceilings(device)
-    paths = ("kernel", "torch") if device == "cuda" else ("torch",)
-    rows = list(measure(paths, ops, SIZES, device, args.samples))
-    for library, (_, known) in LIBRARIES.items() if device == "cuda" else ():
-        rows += [row for op in ops if op in known for row in library_rows(library, op, args)]
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    if args.scaling:
+        found["rows"] = list(scaling(paths, ops, args.lengths, device, args.samples))
+        print_scaling(found)
+    else:
+        found["ceilings"] = ceilings(device)
+        found["rows"] = list(measure(paths, ops, SIZES, device, args.samples))
+        for library, (_, known) in LIBRARIES.items() if device == "cuda" else ():
+            found["rows"] += [row for op in ops if op in known for row in library_rows(library, op, args)]
+        print_times(found)
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"device": name, "torch": torch.__version__, "ceilings": ceiling, "rows": rows}, file)
-    print(table([shown(row, ceiling) for row in rows]))
+            json.dump(found, file)
+
+
+def print_times(found):
+    ceiling = found["ceilings"]
+    print(table([shown(row, ceiling) for row in found["rows"]]))
     rates = ", ".join(f"{dtype} {ceiling[dtype] / 1e12:,.3g} T/s" for dtype in DTYPES if dtype in ceiling)
-    print(f"\n{name}; copy {ceiling['bytes_per_s'] / 1e9:,.0f} GB/s read and written; products {rates}")
-    print("median [quartiles] of n calls; short_conv: 4 taps, bias, SiLU, gate; long_conv: bias, gate")
+    print(f"\n{found['device']}; copy {ceiling['bytes_per_s'] / 1e9:,.0f} GB/s read and written; products {rates}")
+    print("median [quartiles] of n calls; short_conv: 4 taps, bias, SiLU, gate; long_conv: bias, gate;")
+    print(f"sliding_window: window {WINDOW}; block_sparse: {PATTERN}; attention: causal; heads of {HEAD}")
+
+
+def print_scaling(found):
+    rows = found["rows"]
+    print("device ms, forward and backward\n")
+    print(scaling_table(rows, "device_us", 1e3))
+    if found["device"] != "CPU":
+        print("\npeak MiB above the inputs\n")
+        print(scaling_table(rows, "peak_bytes", 2**20))
+    print(f"\n{found['device']}, {rows[0]['dtype']}, B = {SCALED[0]}, D = {SCALED[1]}; medians; exponent of T ± its")
+    print(
+        f"standard error; window {WINDOW}, heads of {HEAD}; long_conv turns to Fourier transforms beyond {MATRIX_LEN}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.attention import AttentionHeads as AttentionHeads
     from harness.attention import ReferenceAttention as ReferenceAttention
+    from harness.attention import ReferenceTokenAttention as ReferenceTokenAttention
     from harness.attention import SelfAttention as SelfAttention
+    from harness.attention import TokenAttention as TokenAttention
     from harness.baselines import AttentionOptions as AttentionOptions
+    from harness.baselines import DocumentAttentionOptions as DocumentAttentionOptions
+    from harness.baselines import SlidingWindowOptions as SlidingWindowOptions
     from harness.baselines import attention_bytes as attention_bytes
     from harness.baselines import check_attention as check_attention
+    from harness.baselines import check_window as check_window
     from harness.config import LimitsConfig as LimitsConfig
     from harness.config import ModelConfig as ModelConfig
     from harness.config import RunConfig as RunConfig
@@ -33,8 +38,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    **dict.fromkeys(("AttentionHeads", "ReferenceAttention", "SelfAttention"), "harness.attention"),
-    **dict.fromkeys(("AttentionOptions", "attention_bytes", "check_attention"), "harness.baselines"),
+    **dict.fromkeys(("AttentionHeads", "ReferenceAttention", "ReferenceTokenAttention"), "harness.attention"),
+    **dict.fromkeys(("SelfAttention", "TokenAttention"), "harness.attention"),
+    **dict.fromkeys(("AttentionOptions", "DocumentAttentionOptions"), "harness.baselines"),
+    "SlidingWindowOptions": "harness.baselines",
+    **dict.fromkeys(("attention_bytes", "check_attention", "check_window"), "harness.baselines"),
     **dict.fromkeys(("ModelConfig", "TrainingConfig", "TimingConfig", "LimitsConfig", "RunConfig"), "harness.config"),
     **dict.fromkeys(("HarnessError", "InputError"), "harness.errors"),
     "hookimpl": "harness.hookspecs",

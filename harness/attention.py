@@ -1,24 +1,39 @@
 """Multi-head softmax attention: what its mixers share, the fast layer, and the same layer one position at a time."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.baselines import AttentionOptions
 from harness.errors import InputError
 
 ROTARY_BASE = 10_000.0
-Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
+WIDEST_FUSED = 256
+Operator = Callable[..., Tensor]  # of q, k, v, and of the token ids where the layer is told them
 KVCache = tuple[Tensor, Tensor, int]  # keys and values kept, [B, Hkv, S, D / H] each, and how many tokens were seen
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Returns [B, H, T, hd] from q of the last T of S positions and k, v [B, Hkv, S, hd]; T is S or 1."""
     T, shared = q.shape[2], q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=shared)
+    with sdpa_kernel(SDPBackend.MATH) if _prefers_products(q) else contextlib.nullcontext():
+        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=shared)
+
+
+def _prefers_products(q: Tensor) -> bool:
+    """Returns whether plain products beat the fused kernel: on CUDA in float32, heads wider than it was built for.
+
+    The scores [T, T] of a head are then no larger than its queries [T, hd].
+    """
+    T, hd = q.shape[2:]
+    return q.is_cuda and q.dtype == torch.float32 and hd > WIDEST_FUSED and hd >= T
 
 
 class AttentionHeads(nn.Module):
@@ -102,11 +117,36 @@ class SelfAttention(nn.Module):
 
     def step(self, x_t: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
         """Returns ([B, D], the cache with this position) from x_t [B, D]."""
+        q, state = self.remember(x_t, state)
+        return self.heads.merge(self.attend(q, *state[:2])).squeeze(1), state
+
+    def remember(self, x_t: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
+        """Returns (q [B, H, 1, hd], the cache with this position) from x_t [B, D]."""
         past_k, past_v, t = state
         q, k, v = self.heads(x_t.unsqueeze(1), t)
         drop = 0 if self.window is None else max(0, past_k.shape[2] + 1 - self.window)
         k, v = torch.cat((past_k[:, :, drop:], k), dim=2), torch.cat((past_v[:, :, drop:], v), dim=2)
-        return self.heads.merge(self.attend(q, k, v)).squeeze(1), (k, v, t + 1)
+        return q, (k, v, t + 1)
+
+
+class TokenAttention(SelfAttention):
+    """Attention whose operator is also told the token ids [B, S] of the positions that k and v are of."""
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        """Returns [B, T, D] from x [B, T, D] and token ids [B, T]."""
+        return self.heads.merge(self.attend(*self.heads(x), tokens))
+
+    def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> Any:
+        """Returns an empty cache of keys and values, and of the ids, which take 4 bytes each."""
+        ids = torch.empty(B, 0, device=device, dtype=torch.int32)
+        return super().initial_state(B, device, dtype), ids
+
+    def step(self, x_t: Tensor, state: Any, tokens_t: Tensor) -> tuple[Tensor, Any]:  # type: ignore[override]
+        """Returns ([B, D], the state with this position) from x_t [B, D] and token ids [B]."""
+        cache, ids = state
+        q, cache = self.remember(x_t, cache)
+        ids = torch.cat((ids, tokens_t.to(ids.dtype).unsqueeze(1)), dim=1)
+        return self.heads.merge(self.attend(q, *cache[:2], ids)).squeeze(1), (cache, ids)
 
 
 class ReferenceAttention(SelfAttention):
@@ -128,12 +168,16 @@ class ReferenceAttention(SelfAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns [B, T, D] from x [B, T, D]."""
+        return self.over(x, self.sees)
+
+    def over(self, x: Tensor, sees: Callable[[int], Iterable[int]]) -> Tensor:
+        """Returns [B, T, D] from x [B, T, D], where position t sees the positions `sees(t)`."""
         B, T, D = x.shape
         self.heads.check_length(T)
         q, k, v = (torch.stack(parts) for parts in zip(*(self._project(x[:, t], t) for t in range(T)), strict=True))
         outputs = []
         for t in range(T):
-            seen = list(self.sees(t))  # S positions
+            seen = list(sees(t))  # S positions
             scores = (q[t] * k[seen]).sum(-1) / math.sqrt(q.shape[-1])  # [S, B, H]
             weights = scores.exp() / scores.exp().sum(0)
             y_t = (weights.unsqueeze(-1) * v[seen]).sum(0)  # [B, H, hd]
@@ -150,6 +194,21 @@ class ReferenceAttention(SelfAttention):
         group = torch.arange(H, device=x_t.device) // (H // Hkv)
         q, k, v = parts[:, :H], parts[:, H + group], parts[:, H + Hkv + group]
         return (turn(q, t), turn(k, t), v) if heads.rotary else (q, k, v)
+
+
+class ReferenceTokenAttention(ReferenceAttention):
+    """The definition where the ids decide: `sees_in(ids, t)` are what t sees in a sequence of those token ids."""
+
+    def __init__(
+        self, d_model: int, max_len: int, options: AttentionOptions, sees_in: Callable[[list[int], int], Iterable[int]]
+    ) -> None:
+        super().__init__(d_model, max_len, options)
+        self.sees_in = sees_in
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        """Returns [B, T, D] from x [B, T, D] and token ids [B, T], one sequence after the other."""
+        rows = zip(torch.split(x, 1), tokens.tolist(), strict=True)
+        return torch.cat([self.over(x_b, partial(self.sees_in, ids)) for x_b, ids in rows])
 
 
 def rotary_tables(start: int, T: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:

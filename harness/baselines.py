@@ -21,9 +21,28 @@ class AttentionOptions:
     positions: str = "none"  # or "learned" (added to the input), or "rotary" (turns queries and keys)
 
 
-def check_attention(mixer: str, d_model: int, options: AttentionOptions) -> AttentionOptions:
-    """Returns the options, or raises InputError, in the name of the mixer, where they do not fit the width."""
-    heads, kv_heads = options.heads, options.kv_heads
+@dataclass(frozen=True)
+class SlidingWindowOptions:
+    """The options of `sliding_window`, whatever computes it."""
+
+    window: int = 16  # keys a position sees, itself among them
+    heads: int = 1
+    positions: str = "none"  # or "learned" (added to the input), or "rotary" (turns queries and keys)
+
+
+@dataclass(frozen=True)
+class DocumentAttentionOptions(AttentionOptions):
+    """The options of `document_attention`, whatever computes it: those of `attention`, and where a document ends."""
+
+    separator: int = 0  # the token id that ends a document; one that never occurs makes it `attention`
+
+
+def check_attention(mixer: str, d_model: int, options: Any) -> AttentionOptions:
+    """Returns the options of the heads; where they do not fit the width, it raises InputError in the mixer's name.
+
+    `options` has the fields `heads` and `positions`, and `kv_heads` where heads may share keys.
+    """
+    heads, kv_heads = options.heads, getattr(options, "kv_heads", None)
     if heads < 1 or d_model % heads:
         raise InputError(
             f"{mixer}: heads = {heads} does not divide d_model = {d_model}; choose one of {_divisors(d_model)}"
@@ -37,7 +56,18 @@ def check_attention(mixer: str, d_model: int, options: AttentionOptions) -> Atte
             f"{mixer}: rotary positions need an even head width, but d_model / heads = {d_model} / {heads} = "
             f"{d_model // heads}; choose another number of heads"
         )
-    return options
+    return AttentionOptions(heads=heads, kv_heads=kv_heads, positions=options.positions)
+
+
+def check_window(config: MixerConfig) -> tuple[AttentionOptions, int]:
+    """Returns (options of the heads, window) of a `sliding_window`; what does not fit the model raises InputError."""
+    options: SlidingWindowOptions = config.options or SlidingWindowOptions()
+    if not 1 <= options.window <= config.max_len:
+        raise InputError(
+            f"sliding_window: window = {options.window}; it takes 1 to max_len = {config.max_len}, the longest "
+            "sequence of the task: with as much it is attention"
+        )
+    return check_attention("sliding_window", config.d_model, options), options.window
 
 
 def attention_bytes(d_model: int, options: AttentionOptions, tokens: int) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.capture import Stepper
 from harness.config import RunConfig, TrainingConfig
 from harness.errors import HarnessError, InputError
 from harness.model import LanguageModel
@@ -90,15 +91,34 @@ def loss_on_rows(model: LanguageModel, tokens: Tensor, rows: Tensor, targets: Te
 
 
 def make_optimizer(model: LanguageModel, training: TrainingConfig, lr: float) -> torch.optim.Optimizer:
-    """Returns fused AdamW with decoupled weight decay on every parameter, as the published code has it."""
+    """Returns fused AdamW with decoupled weight decay on every parameter, as the published code has it.
+
+    On CUDA the learning rate and the count of steps live on the device, so that a recorded step can be replayed.
+    """
+    device = next(model.parameters()).device
+    on_cuda = device.type == "cuda"
     return torch.optim.AdamW(
-        model.parameters(), lr=lr, betas=training.betas, weight_decay=training.weight_decay, fused=True
+        model.parameters(),
+        lr=torch.tensor(lr, device=device) if on_cuda else lr,
+        betas=training.betas,
+        weight_decay=training.weight_decay,
+        fused=True,
+        capturable=on_cuda,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the rate of every group, in place where it is a tensor that a recorded step reads."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def train_step(
     model: LanguageModel,
-    inputs: tuple[Tensor, Tensor, Tensor],
+    inputs: tuple[Tensor, ...],
     optimizer: torch.optim.Optimizer,
     training: TrainingConfig,
 ) -> Tensor:
@@ -112,6 +132,16 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.detach()
+
+
+def stepper(model: LanguageModel, optimizer: torch.optim.Optimizer, training: TrainingConfig, device: str) -> Stepper:
+    """Returns `train_step` to be called again and again: recorded and replayed on CUDA, plain elsewhere."""
+
+    def loss(inputs: tuple[Tensor, ...]) -> Tensor:
+        with autocast(device, training.dtype):
+            return loss_on_rows(model, *inputs)
+
+    return Stepper(model, lambda inputs: train_step(model, inputs, optimizer, training), loss, device)
 
 
 def learning_rate(training: TrainingConfig, lr: float, step: int, epoch_steps: int) -> float:
@@ -153,17 +183,16 @@ def train(
 
     `report(step, steps, text)` is called now and then. A loss that is not finite raises DivergedError.
     """
-    loop = _Loop(spec, task, config, model, device)
     optimizer = make_optimizer(model, config.training, lr)
+    loop = _Loop(spec, task, config, model, device, stepper(model, optimizer, config.training, device))
     steps, every = config.training.steps, config.training.eval_every
     epoch_steps = task.epoch_steps(config.training.batch_size)
     started, score, tokens = time.perf_counter(), math.nan, 0
     for step, batch in enumerate(task.train(config.training.batch_size, steps, seed)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config.training, lr, step, epoch_steps)
-        loop.step(batch, optimizer)
-        tokens += batch.tokens.size
+        set_learning_rate(optimizer, learning_rate(config.training, lr, step, epoch_steps))
         done = step + 1
+        loop.step(batch, checked=done % every == 0)
+        tokens += batch.tokens.size
         if done % 20 == 0 or done == steps:
             report(
                 done,
@@ -174,15 +203,19 @@ def train(
             score = loop.validate(done)
             if loop.good_enough(score):
                 break
-    facts = {"steps": done, "steps_planned": steps, "tokens": tokens, "train_seconds": time.perf_counter() - started}
+    seconds = time.perf_counter() - started
+    facts = {"steps": done, "steps_planned": steps, "tokens": tokens, "train_seconds": seconds, **loop.stepper.facts}
     return Trained(model, loop.curve(), loop.predictions, facts)
 
 
 class _Loop:
     """The mutable part of one training run."""
 
-    def __init__(self, spec: TaskSpec, task: Task, config: RunConfig, model: LanguageModel, device: str) -> None:
+    def __init__(
+        self, spec: TaskSpec, task: Task, config: RunConfig, model: LanguageModel, device: str, stepper: Stepper
+    ) -> None:
         self.spec, self.task, self.config, self.model, self.device = spec, task, config, model, device
+        self.stepper = stepper
         # One tensor, not a list: a small tensor kept each step would sit in a large block that `keep_pages` holds, the
         # next step's logits would no longer fit there, and memory would grow by the logits every step.
         self.loss_sum, self.last_loss = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -190,8 +223,8 @@ class _Loop:
         self.points: list[tuple[int, float, float]] = []
         self.predictions: dict[str, np.ndarray] = {}
 
-    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-        loss = train_step(self.model, to_device(batch, self.device), optimizer, self.config.training)
+    def step(self, batch: Batch, checked: bool) -> None:
+        loss = (self.stepper.checked if checked else self.stepper)(to_device(batch, self.device))
         self.loss_sum += loss
         self.last_loss.copy_(loss)
         self.n_losses += 1

@@ -12,7 +12,7 @@ from harness.check.subject import Subject, load_weights
 
 def copies(subject: Subject) -> str:
     """Returns the ways tried: deepcopy, a state dict into a fresh layer, torch.save and torch.load."""
-    module, inputs = subject.build(), subject.inputs(63, torch.float32)
+    module, inputs = subject.build(), subject.inputs(63, subject.dtype)
     wanted = subject.value(module, inputs)
     require_equal_bits(subject.value(copy.deepcopy(module), inputs), wanted, "a deep copy")
     buffer = io.BytesIO()

@@ -28,7 +28,7 @@ print(";".join(m for m in HEAVY if m in sys.modules))
 
 def side_effects(subject: Subject) -> str:
     """Returns how many settings were watched: building, calling and stepping change none of the process."""
-    inputs, before = subject.inputs(33, torch.float32), switches()
+    inputs, before = subject.inputs(33, subject.dtype), switches()
     subject.gradients(subject.build(), inputs)  # may import: that may add to the environment, but turn no switch
     seals, kept = seal(), _surroundings()
     module: Any = subject.build()
@@ -91,7 +91,7 @@ def _random_states() -> dict[str, Any]:
 
 def scratch(subject: Subject) -> str:
     """Returns what was tried: memory that torch.empty hands out full of NaN does not reach a result."""
-    module, inputs = subject.build(), subject.inputs(63, torch.float32)
+    module, inputs = subject.build(), subject.inputs(63, subject.dtype)
     was_on, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -108,7 +108,7 @@ def scratch(subject: Subject) -> str:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
     for name, wanted in results[0].items():
         what = f"{name} with NaN in uninitialised memory"
-        require_close(results[1][name], wanted, 10 * subject.max_error("float32"), what)
+        require_close(results[1][name], wanted, subject.twice_error, what)
     return f"output and {len(results[0]) - 1} gradients with NaN in uninitialised memory"
 
 

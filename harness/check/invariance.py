@@ -33,7 +33,7 @@ def batch(subject: Subject) -> str:
 
 def determinism(subject: Subject) -> str:
     """Returns what was repeated: equal seeds give equal bits, in forward and in every gradient."""
-    inputs = subject.inputs(129, torch.float32)
+    inputs = subject.inputs(129, subject.dtype)
     runs = []
     for _ in range(2):
         module = subject.build(seed=3).train()
@@ -73,7 +73,7 @@ def fresh(subject: Subject) -> str:
 
 def on_time(subject: Subject) -> str:
     """Returns how it was watched: the output is whole when forward returns, and nothing works on behind it."""
-    module, inputs = subject.build(), subject.inputs(129, torch.float32, batch=8)
+    module, inputs = subject.build(), subject.inputs(129, subject.dtype, batch=8)
     subject.value(module, inputs)  # libraries start their own pools on first use
     before = set(threading.enumerate())
     on_gpu = torch.device(subject.device).type == "cuda"

@@ -58,7 +58,7 @@ def run_kit(
         if begins is not None:
             begins(number, len(promises), promise.name)
         findings.append(find(subject, promise))
-    return CheckReport((*findings, *_misspelt(subject)))
+    return CheckReport((*findings, *_misspelt(subject)), dtype=subject.widest)
 
 
 def find(subject: Subject, promise: Promise) -> Finding:

@@ -16,6 +16,7 @@ class CheckReport:
 
     findings: tuple[Finding, ...]
     kit_version: int = KIT_VERSION
+    dtype: str = "float32"  # in which the mixer was checked
 
     @property
     def broken(self) -> tuple[Finding, ...]:
@@ -34,7 +35,8 @@ class CheckReport:
 
     def to_facts(self) -> dict[str, Any]:
         """Returns the report as the facts of a record."""
-        return {"kit_version": self.kit_version, "findings": [finding.to_json() for finding in self.findings]}
+        findings = [finding.to_json() for finding in self.findings]
+        return {"kit_version": self.kit_version, "dtype": self.dtype, "findings": findings}
 
     def _having(self, verdict: str) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.verdict == verdict)
@@ -44,6 +46,7 @@ def report_from_facts(facts: Mapping[str, Any]) -> CheckReport:
     """Returns the report stored in a record's facts."""
     found: Sequence[Mapping[str, Any]] = facts.get("findings", ())
     try:
-        return CheckReport(tuple(Finding(**finding) for finding in found), int(facts.get("kit_version", 0)))
+        findings = tuple(Finding(**finding) for finding in found)
+        return CheckReport(findings, int(facts.get("kit_version", 0)), str(facts.get("dtype", "float32")))
     except (TypeError, ValueError) as error:
         raise RecordError(f"not a check report: {error}") from error

@@ -17,7 +17,7 @@ def shape(subject: Subject) -> str:
     for T in lengths:
         for training in (False, True):
             module.train(training)
-            inputs = subject.inputs(T, torch.float32)
+            inputs = subject.inputs(T, subject.dtype)
             _require_plain(subject.value(module, inputs), inputs.x)
     return f"T = {', '.join(map(str, lengths))}"
 

@@ -1,6 +1,6 @@
 """The mixer under test: how it is built for a check, what it is fed, and what it computes in float64."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,13 +16,13 @@ from harness.spec import MixerConfig, MixerSpec
 
 B, D, MAX_LEN, VOCAB = 2, 64, 256, 12
 LENGTHS = (1, 63, 129)
+HALVES = ("bfloat16", "float16")
 NUDGE = 0.02  # added to every parameter: a projection that starts at zero would hide all that happens before it
 EXACT_ERROR = 1e-6  # in float64: a table of angles or a norm in float32 is allowed, a half-precision product is not
 DEFAULT_ERROR = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2, "float64": EXACT_ERROR}
 LARGEST_ERROR = {"float32": 1e-3, "bfloat16": 6e-2, "float16": 2e-2}  # beyond it the dtype is not what is computed in
-DTYPES = {
-    name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")
-}  # by the names that specs use
+# By the names that specs use; the kit computes in the first of them that a spec declares.
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Subject:
         options = self.registry.options(self.choice)
         return MixerConfig(d_model=D, max_len=MAX_LEN, layer=layer, n_layers=2, options=options)
 
-    def build(self, dtype: torch.dtype = torch.float32, *, seed: int = 0, layer: int = 0) -> nn.Module:
-        """Returns a freshly built layer in evaluation mode; equal seeds give equal weights."""
-        return self.prepared(self.spec.build, dtype, seed, layer)
+    def build(self, dtype: torch.dtype | None = None, *, seed: int = 0, layer: int = 0) -> nn.Module:
+        """Returns a freshly built layer in evaluation mode, in `dtype` or the kit's; equal seeds give equal weights."""
+        return self.prepared(self.spec.build, dtype or self.dtype, seed, layer)
 
     def reference(self, layer: int = 0) -> nn.Module:
         """Returns the declared reference in float64; a spec without one breaks the promise."""
@@ -96,22 +96,37 @@ class Subject:
         load_weights(exact, module, "the reference")
         return exact
 
+    @property
+    def widest(self) -> str:
+        """Returns the name of the dtype that the kit computes in: float32 where it is declared."""
+        return widest(self.spec.dtypes)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Returns the dtype that the kit computes in."""
+        return DTYPES[self.widest]  # type: ignore[no-any-return]
+
     @cached_property
     def exact(self) -> torch.dtype:
-        """Returns float64 where the mixer computes in it, else float32."""
-        if self.device == "mps":
-            return torch.float32
+        """Returns float64 where the mixer computes in it, else `dtype`; what declares only half precision may round."""
+        if self.device == "mps" or self.widest in HALVES:
+            return self.dtype
         try:
             with torch.no_grad():
                 self.call(self.build(torch.float64), self.inputs(2, torch.float64))
         except Exception:  # whatever a kernel says to a dtype it does not take
-            return torch.float32
+            return self.dtype
         return torch.float64
 
     @property
     def exact_error(self) -> float:
         """Returns how far two ways to compute the same may differ in `exact`, relative to the largest value."""
-        return 1e-9 if self.exact == torch.float64 else 10 * self.max_error("float32")
+        return 1e-9 if self.exact == torch.float64 else self.twice_error
+
+    @property
+    def twice_error(self) -> float:
+        """Returns how far two ways to compute the same may differ in `dtype`, relative to the largest value."""
+        return (2 if self.widest in HALVES else 10) * self.max_error(self.widest)
 
     def max_error(self, dtype: str) -> float:
         """Returns the error the spec allows in the dtype, relative to the largest value."""
@@ -184,6 +199,11 @@ class Subject:
         if self.spec.needs_tokens:
             return module.step(now.x, state, now.tokens)  # type: ignore[no-any-return]
         return module.step(now.x, state)  # type: ignore[no-any-return]
+
+
+def widest(dtypes: Iterable[str]) -> str:
+    """Returns float32 where it is among the dtypes, else the one of the finest steps."""
+    return next(name for name in DTYPES if name in tuple(dtypes))
 
 
 def weighted_sum(y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from harness.board.points import Gathered, Point, gather, points
 from harness.cli.listing import warn
+from harness.cli.options import json_option, plugin_option, runs_option
 from harness.errors import InputError, RecordError
 from harness.plugins import Registry, load_registry, unavailable
 from harness.spec import MixerSpec
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("plain", "github", "html", "json")
 _folder = click.Path(path_type=Path)
-_runs = click.option(
-    "--runs", default="runs", show_default=True, metavar="DIR", type=_folder, help="The folder of records."
-)
-_plugin = click.option(
-    "--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file; repeatable."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _registry(files: tuple[str, ...]) -> Registry:
@@ -50,11 +44,11 @@ def _warned(found: Gathered) -> Gathered:
 
 
 @click.command()
-@_runs
+@runs_option
 @click.option("--preset", metavar="NAME", help="Only this preset; quick shows quick* (settings changed) too.")
 @click.option("--format", type=click.Choice(FORMATS), default="plain", show_default=True, help="How to print.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@_plugin
+@plugin_option
 def leaderboard(runs: Path, preset: str | None, format: str, as_json: bool, files: tuple[str, ...]) -> None:
     """Print the leaderboard of a folder of records: one table a preset and class of device.
 
@@ -89,9 +83,9 @@ def _why_absent(spec: MixerSpec, on_cpu_only: bool) -> str | None:
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--board", default="leaderboard", show_default=True, metavar="DIR", type=_folder, help="The board.")
-@_runs
-@_plugin
-@_json
+@runs_option
+@plugin_option
+@json_option
 def submit(run: str, board: Path, runs: Path, files: tuple[str, ...], as_json: bool) -> None:
     """Verify records and add them to the leaderboard.
 
@@ -150,10 +144,10 @@ def _nothing_to_submit(run: str, skipped: list[str]) -> str:
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@_runs
-@_plugin
+@runs_option
+@plugin_option
 @click.option("--no-labels", is_flag=True, help="Do not draw or read the tasks' data again.")
-@_json
+@json_option
 def verify(run: str, runs: Path, files: tuple[str, ...], no_labels: bool, as_json: bool) -> None:
     """Recompute every number of the records from their raw data.
 
@@ -188,8 +182,8 @@ def _unreadable(damage: Damage) -> dict[str, object]:
 
 
 @click.command()
-@_runs
-@_json
+@runs_option
+@json_option
 def records(runs: Path, as_json: bool) -> None:
     """List the records of a folder: what ran, how it ended, how long it took."""
     rows = [

@@ -11,6 +11,7 @@ import click
 from tabulate import tabulate
 
 from harness.cli.listing import warn
+from harness.cli.options import device_option, json_option, plugin_option, runs_option
 from harness.config import LimitsConfig
 from harness.errors import InputError
 from harness.plugins import Registry, load_registry
@@ -28,14 +29,12 @@ SHOWN = {"kept": "kept", "broken": "BROKEN", "waived": "waived", "not applicable
 @click.option("--promise", "promises", multiple=True, metavar="NAME", help="Only this promise; no report is kept.")
 @click.option("--list", "show_list", is_flag=True, help="List the promises with their reasons, and stop.")
 @click.option("--again", is_flag=True, help="Check again what has a report already.")
-@click.option("--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file; repeatable.")
-@click.option(
-    "--runs", default="runs", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Records."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
+@plugin_option
+@runs_option
+@device_option
 @click.option("--minutes", default=5.0, show_default=True, type=click.FloatRange(min=0.0, min_open=True), help="Limit.")
 @click.option("--memory-gib", default=8.0, show_default=True, type=click.FloatRange(min=0.1), help="Limit.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def check(
     mixers: tuple[str, ...],
     everything: bool,
@@ -132,6 +131,7 @@ def _plain(stored: "StoredRecord") -> dict[str, Any]:
         "device": record.environment.get("class"),
         "seconds": record.seconds,
         "kit_version": record.facts.get("kit_version"),
+        "dtype": record.facts.get("dtype"),
         "findings": record.facts.get("findings", []),
         "record": str(stored.path),
     }
@@ -144,7 +144,7 @@ def _table(stored: "StoredRecord") -> str:
     code = str(record.plugin.get("code_sha256"))[:10]
     head = (
         f"{record.mixer} · {record.plugin.get('distribution')} {record.plugin.get('version')} (code {code}) · "
-        f"{record.environment.get('name')}"
+        f"{record.environment.get('name')} · {record.facts.get('dtype', 'float32')}"
     )
     if record.status != "ok":
         return f"{head}\nFAILED: {record.reason}\nlog: {stored.path / 'log.txt'}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.listing import warn
-from harness.cli.time import numbers, resumable, words
+from harness.cli.options import measuring_options
+from harness.cli.time import resumable
 from harness.errors import InputError
 from harness.plugins import load_registry
 
@@ -25,12 +26,6 @@ PERCENT = 100.0
 @click.argument("b", metavar="B", required=False)
 @click.option("--aa", is_flag=True, help="The A/A test: compare A with itself, and print how often that goes wrong.")
 @click.option("--pairs", default=20, show_default=True, type=click.IntRange(min=1), help="Comparisons of the A/A test.")
-@click.option("--T", "lengths", default="512", show_default=True, callback=numbers, help="Lengths.")
-@click.option("--mode", "modes", default="forward", show_default=True, callback=words, help="What is timed.")
-@click.option("--d-model", default=64, show_default=True, type=click.IntRange(min=1), help="Width.")
-@click.option("--batch", "batch_size", default=4, show_default=True, type=click.IntRange(min=1), help="Sequences.")
-@click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16 (autocast).")
-@click.option("--processes", default=8, show_default=True, metavar="N", help="Fresh processes; at least 8.")
 @click.option(
     "--margin",
     default=1.0,
@@ -39,13 +34,7 @@ PERCENT = 100.0
     metavar="PERCENT",
     help="The smallest difference worth a verdict.",
 )
-@click.option("--again", is_flag=True, help="Measure again what is on disk already.")
-@click.option("--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file; repeatable.")
-@click.option(
-    "--runs", default="runs", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Records."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@measuring_options(T="512", mode="forward", processes=8)
 def compare(
     a: str,
     b: str | None,

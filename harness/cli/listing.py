@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,17 +10,13 @@ from typing import Any
 import click
 from tabulate import tabulate
 
+from harness.cli.options import json_option, plugin_option
 from harness.config import to_json
 from harness.plugins import Registry, load_registry, unavailable
 
 COLUMNS = 100  # of a table that goes into a pipe
-WORD = 24  # characters; a longer one may be broken to fit
+WORD = 24  # characters; a longer one may be broken behind a / or a _ to fit
 PADDING = 2  # tabulate makes a column so much wider than its title
-
-plugin_option = click.option(
-    "--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file. May be repeated."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def warn(registry: Registry) -> None:
@@ -32,15 +29,29 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     """Prints rows as a table that fits the terminal."""
     shown = [{key: _cell(value) for key, value in row.items()} for row in rows]
     widths = column_widths(shown, shutil.get_terminal_size((COLUMNS, 24)).columns)
-    table = tabulate(
-        shown,
-        headers="keys",
-        tablefmt="simple",
-        disable_numparse=True,
-        maxcolwidths=widths,
-        maxheadercolwidths=widths,
+    lines = [
+        {key: wrapped(cell, width) for (key, cell), width in zip(row.items(), widths, strict=True)} for row in shown
+    ]
+    click.echo(
+        tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True, maxheadercolwidths=widths),
     )
-    click.echo(table)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Returns the text in lines of `width`: broken between words, and a word that is longer behind a / or a _."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+            continue
+        first, *rest = [word] if len(word) <= width else re.findall(r"[^/_]*[/_]+|[^/_]+", word)
+        lines.append(first)
+        for part in rest:
+            if len(lines[-1]) + len(part) <= width:
+                lines[-1] += part
+            else:
+                lines.append(part)
+    return "\n".join(lines)
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from harness.cli.listing import json_option, plugin_option, print_json, print_reasons, show, warn
+from harness.cli.listing import print_json, print_reasons, show, warn
+from harness.cli.options import json_option, plugin_option
 from harness.discovery import FILE, Problem
 from harness.doctor import Diagnosis, Examination, examine
 from harness.plugins import LoadedPlugin, load_registry
@@ -51,7 +52,7 @@ def doctor(files: tuple[str, ...], as_json: bool) -> None:
             }
         )
     else:
-        show([{**_row(one.plugin), **_cost(one)} for one in found.plugins])
+        show([_health(one) for one in found.plugins])
         _print_findings(found)
     sys.exit(1 if found.problems else 0)
 
@@ -117,21 +118,38 @@ def _findings(one: Diagnosis) -> dict[str, Any]:
 def _row(plugin: LoadedPlugin) -> dict[str, Any]:
     origin = plugin.origin
     registers = [f"{what}: {', '.join(names)}" for what, kind in KINDS.items() if (names := plugin.names(kind))]
-    registers += ["harness_record"] if "harness_record" in plugin.hooks else []
     return {
         "plugin": origin.plugin,
         "distribution": "–" if origin.version == FILE else origin.distribution,
         "version": origin.version,
-        "registers": "; ".join(registers) or None,
+        "registers": "; ".join(registers + _told(plugin)) or None,
         "state": plugin.state,
     }
 
 
-def _cost(one: Diagnosis) -> dict[str, str | None]:
+def _health(one: Diagnosis) -> dict[str, Any]:
+    """Returns the plugin as a row of the doctor's table, which counts: names are in the list and in the JSON."""
+    origin = one.plugin.origin
+    counts = {what: len(one.plugin.names(kind)) for what, kind in KINDS.items()}
+    registers = [f"{n} {what if n > 1 else what.removesuffix('s')}" for what, n in counts.items() if n]
+    return {
+        "plugin": origin.plugin,
+        "distribution": origin.version if origin.version == FILE else f"{origin.distribution} {origin.version}",
+        "registers": ", ".join(registers + _told(one.plugin)) or None,
+        "state": one.plugin.state,
+        "import": _cost(one),
+    }
+
+
+def _told(plugin: LoadedPlugin) -> list[str]:
+    return ["harness_record"] if "harness_record" in plugin.hooks else []
+
+
+def _cost(one: Diagnosis) -> str | None:
     if one.probe is None:
-        return {"import ms": None, "imports": None}
+        return None
     asked = [f"{name} (to see whether it runs here)" for name in one.probe.asks]
-    return {"import ms": f"{one.probe.import_ms:.0f}", "imports": ", ".join([*one.probe.imports, *asked]) or "light"}
+    return f"{one.probe.import_ms:.0f} ms, {', '.join([*one.probe.imports, *asked]) or 'light'}"
 
 
 def _print_findings(found: Examination) -> None:

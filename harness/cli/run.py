@@ -10,6 +10,7 @@ import click
 from tabulate import tabulate
 
 from harness.cli.listing import warn
+from harness.cli.options import device_option, plugin_option, runs_option
 from harness.errors import InputError
 from harness.plugins import Registry, load_registry
 from harness.record import CHECK, CONTRACT_KEY
@@ -30,11 +31,9 @@ INTERRUPTED = 130
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="training.steps=100, mqar.training.lrs=1e-3."
 )
-@click.option("--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file; repeatable.")
-@click.option(
-    "--runs", default="runs", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Records."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
+@plugin_option
+@runs_option
+@device_option
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Training trials at a time; default one a core.")
 @click.option("--rerun", type=click.Choice(["failed"]), help="Run trials again that failed before.")
 @click.option(

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from harness.board.cells import DASH, Notes, stacked
 from harness.cli.listing import warn
-from harness.errors import InputError
+from harness.cli.options import measuring_options
 from harness.plugins import load_registry
 from harness.timing.settings import MODES
 
@@ -21,19 +21,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 Result = TypeVar("Result")
-
-
-def numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Returns whole numbers from text such as "128,512"."""
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise InputError(f"{parameter.opts[0]} takes whole numbers with commas between, got {value!r}") from None
-
-
-def words(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Returns the parts of text such as "forward,train"."""
-    return tuple(part.strip() for part in value.split(","))
 
 
 def resumable(work: Callable[[], Result]) -> Result:
@@ -47,21 +34,9 @@ def resumable(work: Callable[[], Result]) -> Result:
 
 @click.command()
 @click.argument("mixers", nargs=-1, required=True, metavar="MIXER...")
-@click.option("--T", "lengths", default="128,512,2048", show_default=True, callback=numbers, help="Lengths.")
-@click.option("--mode", "modes", default=",".join(MODES), show_default=True, callback=words, help="What is timed.")
-@click.option("--d-model", default=64, show_default=True, type=click.IntRange(min=1), help="Width.")
-@click.option("--batch", "batch_size", default=4, show_default=True, type=click.IntRange(min=1), help="Sequences.")
 @click.option("--layers", default="MIXER*2", show_default=True, metavar="PATTERN", help="Of train, prefill, decode.")
-@click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16 (autocast).")
-@click.option("--processes", default=3, show_default=True, metavar="N", help="Fresh processes a point; at least 3.")
 @click.option("--seed", default=0, show_default=True, help="Of the order in which points are visited.")
-@click.option("--again", is_flag=True, help="Measure again what is on disk already.")
-@click.option("--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file; repeatable.")
-@click.option(
-    "--runs", default="runs", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Records."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@measuring_options(T="128,512,2048", mode=",".join(MODES), processes=3)
 def time(
     mixers: tuple[str, ...],
     lengths: tuple[int, ...],

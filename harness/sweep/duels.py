@@ -111,7 +111,7 @@ def run_compare(request: CompareRequest, registry: Registry) -> list[Decided]:
     require_dtype(request.dtype)
     if request.processes < MIN_PROCESSES:
         raise InputError(f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: fewer decide nothing")
-    gate = Gate(registry, (request.a, request.b), request.place)
+    gate = Gate(registry, (request.a, request.b), request.place, request.dtype)
     refused = gate.open()
     if refused:
         raise HarnessError("; ".join(refused))

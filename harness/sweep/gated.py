@@ -39,12 +39,12 @@ HERE = Place()
 
 
 class Gate:
-    """The checked mixers of one command on one device."""
+    """The checked mixers of one command on one device, in one dtype."""
 
-    def __init__(self, registry: Registry, names: Sequence[str], place: Place) -> None:
+    def __init__(self, registry: Registry, names: Sequence[str], place: Place, dtype: str = "float32") -> None:
         self.registry, self.place = registry, place
         self.device, self.store = choose_device(place.device), Store(place.runs)
-        found, self.unavailable = entrants(registry, names, self.device)
+        found, self.unavailable = entrants(registry, names, self.device, (dtype,))
         self.mixers = [one.choice for one in found]
         # a CUDA context in this process would be a neighbour of every process that is timed
         self.facts = facts_from_outside(self.device) if self.device == "cuda" else device_facts(self.device)

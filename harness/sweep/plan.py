@@ -54,18 +54,18 @@ class Plan:
 
 
 def entrants(
-    registry: Registry, names: Sequence[str], device: str
+    registry: Registry, names: Sequence[str], device: str, dtypes: Sequence[str] = ()
 ) -> tuple[list[Entrant], tuple[tuple[str, str], ...]]:
-    """Returns the mixers to run and the unavailable ones with the reason; no names means every registered mixer."""
+    """Returns the mixers to run in all these dtypes and the unavailable ones with the reason; no names means all."""
     if names:
-        chosen = [choose(registry, name, device) for name in names]
+        chosen = [choose(registry, name, device, dtypes) for name in names]
         return [Entrant(choice) for choice in dict.fromkeys(chosen)], ()
     found: list[Entrant] = []
     missing: list[tuple[str, str]] = []
     for name in dict.fromkeys(spec.name for spec in registry.mixers.values()):
         usable = []
         for spec in registry.implementations(name):
-            reason = why_not(spec, device)
+            reason = why_not(spec, device, dtypes)
             if reason is None:
                 usable.append(registry.mixer(spec.full_name))
             else:
@@ -74,15 +74,18 @@ def entrants(
     return found, tuple(missing)
 
 
-def choose(registry: Registry, text: str, device: str) -> MixerChoice:
-    """Returns the mixer named, pinned to its preferred implementation on this device; else raises InputError."""
+def choose(registry: Registry, text: str, device: str, dtypes: Sequence[str] = ()) -> MixerChoice:
+    """Returns the mixer named, pinned to its preferred implementation on this device and in these dtypes of a run.
+
+    One that cannot run raises InputError.
+    """
     choice = parse_mixer(text)
     specs = registry.implementations(choice.name)
     if choice.implementation or not specs:
         specs = [
             registry.mixers[full] for full in (f"{choice.name}/{choice.implementation}",) if full in registry.mixers
         ]
-    reasons = {spec.full_name: why_not(spec, device) for spec in specs}
+    reasons = {spec.full_name: why_not(spec, device, dtypes) for spec in specs}
     for spec in specs:
         if reasons[spec.full_name] is None:
             return registry.mixer(str(choice.pinned(spec.implementation)))
@@ -91,11 +94,20 @@ def choose(registry: Registry, text: str, device: str) -> MixerChoice:
     return registry.mixer(text)  # raises: nobody registered it
 
 
-def why_not(spec: MixerSpec, device: str) -> str | None:
-    """Returns why the mixer cannot run on this device, or None."""
+def why_not(spec: MixerSpec, device: str, dtypes: Sequence[str] = ()) -> str | None:
+    """Returns why the mixer cannot run on this device in one of these dtypes, or None.
+
+    What computes in full precision also runs under autocast; what does not runs in the dtypes it declares only.
+    """
     reason = unavailable(spec)
     if reason is None and device not in spec.devices:
         return f"it runs on {' and '.join(spec.devices)} only; use --device {spec.devices[0]} where there is one"
+    other = [dtype for dtype in dtypes if dtype not in spec.dtypes]
+    if reason is None and other and not {"float32", "float64"} & set(spec.dtypes):
+        return (
+            f"it computes in {' and '.join(spec.dtypes)}, not in {other[0]}; say --set training.dtype={spec.dtypes[0]} "
+            f"(harness run) or --dtype {spec.dtypes[0]} (harness time and compare)"
+        )
     return reason
 
 
@@ -162,7 +174,8 @@ class Planner:
     ) -> Trial:
         mixer = str(entrant.choice)
         layers = tuple(
-            choose(self.registry, str(layer), self.device) for layer in parse_layers(config.model.layers, mixer)
+            choose(self.registry, str(layer), self.device, (config.training.dtype,))
+            for layer in parse_layers(config.model.layers, mixer)
         )
         code = code_sha256(kind, config.task, layers, self.registry)
         decides = {

@@ -78,7 +78,7 @@ def run_times(request: TimeRequest, registry: Registry) -> Timed:
     if request.processes < MIN_PROCESSES:
         raise InputError(f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: spread is the point")
     parse_layers(request.layers, "attention")  # a pattern that cannot be read is the user's error, before anything
-    gate = Gate(registry, request.mixers, request.place)
+    gate = Gate(registry, request.mixers, request.place, request.dtype)
     refused = gate.open()
     if gate.mixers:
         ensure_ceilings(gate.device, gate.facts, alone(gate.device).threads)
@@ -121,7 +121,8 @@ def _peaks(point: tuple[MixerChoice, int], request: TimeRequest, modes: tuple[st
 
 def _trial(kind: str, point: tuple[MixerChoice, int], request: TimeRequest, options: SpeedOptions, gate: Gate) -> Trial:
     choice, T = point
-    layers = [choose(gate.registry, str(c), gate.device) for c in parse_layers(request.layers, str(choice))]
+    parsed = parse_layers(request.layers, str(choice))
+    layers = [choose(gate.registry, str(layer), gate.device, (request.dtype,)) for layer in parsed]
     config = RunConfig(
         task="timing",
         options=options,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.capture import WARM_UP
 from harness.config import RunConfig
 from harness.errors import InputError, RecordError
 from harness.model import LanguageModel
@@ -20,7 +21,7 @@ from harness.timing.session import Session
 from harness.timing.spread import disturbances, one, per_probe
 from harness.timing.stop import StopRule
 from harness.timing.workload import decode_call, without_grad
-from harness.train import keep_pages, make_optimizer, to_device, train_step
+from harness.train import keep_pages, make_optimizer, stepper, to_device
 
 SERIES = ("train_step", "forward", "decode_step")
 MAX_S = 3.0  # of sampling one of them
@@ -108,13 +109,17 @@ class _Bench:
         # a hundred times can neither diverge nor slide into denormal numbers.
         optimizer = make_optimizer(model, training, lr=0.0)
 
-        def step() -> None:
-            train_step(model, self.inputs, optimizer, training)
+        update = stepper(model, optimizer, training, self.device)  # as in training: on CUDA recorded and replayed
 
-        peak, method = peak_bytes(repeated(Call(fn=step), MEMORY_STEPS), self.device, baseline)
+        def step() -> None:
+            update(self.inputs)
+
+        steps = MEMORY_STEPS if update.stream is None else WARM_UP + 2  # what a recording holds counts
+        peak, method = peak_bytes(repeated(Call(fn=step), steps), self.device, baseline)
         if torch.device(self.device).type == "cpu":
             keep_pages()  # as in training: time is measured without the page faults that exact memory costs
-        return Call(fn=step), {} if peak is None else {"peak_bytes": np.array([peak])}, {"peak_method": method}
+        facts = {"peak_method": method, "not_captured": update.why_not}
+        return Call(fn=step), {} if peak is None else {"peak_bytes": np.array([peak])}, facts
 
     def forward(self) -> Call:
         """Returns a forward pass with the logits of every position."""
@@ -174,10 +179,10 @@ def _why_no_decode(model: LanguageModel) -> str | None:
     return f"{', '.join(sorted(without))} has no step() and initial_state()"
 
 
-def _operator(mixer: object) -> str | None:
-    """Returns the name of the kernels that a layer says it ran; an attribute of that name may be something else."""
-    name = getattr(mixer, "operator", None)
-    return name if isinstance(name, str) else None
+def _operator(mixer: Any) -> str | None:
+    """Returns the kernels that a layer, or a part of it, says it ran; an attribute of that name may be no name."""
+    names = [getattr(part, "operator", None) for part in mixer.modules()]
+    return "; ".join(dict.fromkeys(name for name in names if isinstance(name, str))) or None
 
 
 def _count(module: torch.nn.Module) -> int:

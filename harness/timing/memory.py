@@ -80,27 +80,31 @@ def state_bytes_by_layer(state: Iterable[Any], model: nn.Module) -> list[int]:
     return [_held_bytes(layer, seen, set()) for layer in state]
 
 
-def held_bytes(value: Any, besides: nn.Module | None = None) -> int:
-    """Returns the bytes reachable from `value`: whole storages, each counted once, those of `besides` left out."""
-    return _held_bytes(value, _storages(besides) if besides is not None else set(), set())
+def held_bytes(value: Any, besides: nn.Module | None = None, *, halves_as: int = 2) -> int:
+    """Returns the bytes reachable from `value`: whole storages, each counted once, those of `besides` left out.
+
+    A number in half precision counts `halves_as` bytes: 4 gives what the same state takes in float32.
+    """
+    return _held_bytes(value, _storages(besides) if besides is not None else set(), set(), halves_as)
 
 
 def _storages(module: nn.Module) -> set[int]:
     return {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
 
 
-def _held_bytes(value: Any, seen: set[int], visited: set[int]) -> int:
+def _held_bytes(value: Any, seen: set[int], visited: set[int], halves_as: int = 2) -> int:
     """Returns the bytes of every tensor and array reachable from `value` whose storage is not in `seen` yet."""
     if isinstance(value, Tensor):
         storage = value.untyped_storage()  # a view of a larger buffer keeps all of the buffer alive
-        return _once(storage.data_ptr(), storage.nbytes(), seen)
+        times = halves_as // 2 if value.dtype in (torch.float16, torch.bfloat16) else 1
+        return _once(storage.data_ptr(), times * storage.nbytes(), seen)
     if isinstance(value, np.ndarray):
         whole = value if value.base is None or not isinstance(value.base, np.ndarray) else value.base
         return _once(whole.__array_interface__["data"][0], whole.nbytes, seen)
     if id(value) in visited:
         return 0
     visited.add(id(value))
-    return sum(_held_bytes(part, seen, visited) for part in _parts(value))
+    return sum(_held_bytes(part, seen, visited, halves_as) for part in _parts(value))
 
 
 def _parts(value: Any) -> Iterable[Any]:

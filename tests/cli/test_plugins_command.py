@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from made_plugins import GOOD, install, install_fifty
 
 from harness.cli import harness
-from harness.cli.listing import column_widths
+from harness.cli.listing import column_widths, wrapped
 
 
 def command(*args, site=None, **environment):
@@ -116,3 +116,31 @@ def test_the_widest_columns_give_way_and_words_stay_whole():
 
 def test_a_word_that_cannot_be_broken_may_pass_the_edge_but_ends_the_search():
     assert column_widths([{"a": "x" * 20, "b": "y" * 20}], 10) == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("mixers: h3/torch, rwkv4/torch", 18, ["mixers: h3/torch,", "rwkv4/torch"]),
+        ("one sliding_window/xformers, two", 16, ["one", "sliding_window/", "xformers, two"]),
+        ("selective_attention_published/torch", 20, ["selective_attention_", "published/torch"]),
+        ("a" * 30, 20, ["a" * 30]),
+        ("", 20, [""]),
+    ],
+)
+def test_a_name_longer_than_its_column_is_broken_where_its_parts_meet(text, width, lines):
+    assert wrapped(text, width).split("\n") == lines
+
+
+ANOTHER = "    yield MixerSpec(name='b', summary='s', source='here', build=print)\n"
+
+
+def test_the_doctor_counts_what_a_plugin_registers_and_its_json_names_it(tmp_path):
+    install(tmp_path, "two", "two_plugin", GOOD.format(name="a_name_that_is_rather_long") + ANOTHER)
+    out = command("plugins", "doctor", site=tmp_path, HARNESS_PLUGINS="two_plugin", COLUMNS="80")
+    (row,) = [line for line in out.stdout.splitlines() if line.startswith("two_plugin")]
+    assert "  2 mixers  " in row
+    assert max(map(len, out.stdout.splitlines())) <= 80
+    found = json.loads(command("plugins", "doctor", "--json", site=tmp_path, HARNESS_PLUGINS="two_plugin").stdout)
+    (plugin,) = [row for row in found["plugins"] if row["plugin"] == "two_plugin"]
+    assert plugin["mixers"] == ["a_name_that_is_rather_long/torch", "b/torch"]

@@ -58,3 +58,11 @@ def test_the_device_is_shown_with_ceilings_that_were_kept(tmp_path, monkeypatch)
     plain = json.loads(CliRunner().invoke(device, ("--device", "cpu", "--json")).stdout)
     assert plain["ceilings"]["copy_bytes_per_s"] == 20e9
     assert set(plain) == {"facts", "conditions", "ceilings", "kept_in"}
+
+
+def test_time_and_compare_take_the_same_options_where_they_mean_the_same():
+    taken = [{p.name: p for p in command.params if p.param_type_name == "option"} for command in (time, compare)]
+    shared = taken[0].keys() & taken[1].keys()
+    assert {"lengths", "modes", "d_model", "batch_size", "dtype", "again", "files", "runs", "device"} < shared
+    for name in shared - {"processes"}:
+        assert taken[0][name].help == taken[1][name].help

@@ -1,32 +1,26 @@
-"""Adds `attention/xformers` and `sliding_window/xformers`. Imports xformers only when one is used."""
+"""Adds `attention`, `sliding_window` and `document_attention` by xformers. Imports xformers only when one is used."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from harness import (
     AttentionOptions,
-    InputError,
+    DocumentAttentionOptions,
     MixerConfig,
     MixerSpec,
+    SlidingWindowOptions,
     attention_bytes,
     check_attention,
+    check_window,
     hookimpl,
 )
 
 HALVES = ("bfloat16", "float16")
+ID_BYTES = 4
 # Relative to the largest output. float32: sums of up to T terms (measured 9e-7 at T = 300); the half types
 # keep 8 and 11 bits, rounded at each stage (measured 1.5e-2 and 1.7e-3).
 MAX_ERROR = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 5e-3}
-
-
-@dataclass(frozen=True)
-class SlidingWindowOptions:
-    """The options of `sliding_window`: the same fields as those of `sliding_window/torch`."""
-
-    window: int = 16  # keys a position sees, itself among them
-    heads: int = 1
-    positions: str = "none"  # or "learned" (added to the input), or "rotary" (turns queries and keys)
 
 
 def build(config: MixerConfig) -> Any:
@@ -54,7 +48,7 @@ def build_window(config: MixerConfig) -> Any:
     from harness import SelfAttention
     from harness_xformers.operator import MemoryEfficientAttention
 
-    heads, window = _window(config)
+    heads, window = check_window(config)
     return SelfAttention(config.d_model, config.max_len, heads, MemoryEfficientAttention(window), window)
 
 
@@ -62,7 +56,7 @@ def reference_window(config: MixerConfig) -> Any:
     """Returns the layer of `sliding_window` written as the definition."""
     from harness import ReferenceAttention
 
-    heads, window = _window(config)
+    heads, window = check_window(config)
     return ReferenceAttention(
         config.d_model, config.max_len, heads, lambda t: range(max(0, t - window + 1), t + 1), window
     )
@@ -70,42 +64,57 @@ def reference_window(config: MixerConfig) -> Any:
 
 def window_bytes(config: MixerConfig, T: int) -> int:
     """Returns the bytes of the float32 keys and values that the window of one sequence holds after T tokens."""
-    heads, window = _window(config)
+    heads, window = check_window(config)
     return attention_bytes(config.d_model, heads, min(T, window))
 
 
-def unavailable() -> str | None:
-    """Returns why `attention/xformers` cannot run here and the command that helps, or None where it can."""
+def build_documents(config: MixerConfig) -> Any:
+    """Returns the layer of `document_attention`."""
+    from harness import TokenAttention
+    from harness_xformers.operator import PackedDocuments
+
+    options = _documents(config)
+    return TokenAttention(config.d_model, config.max_len, options, PackedDocuments(options.separator))
+
+
+def reference_documents(config: MixerConfig) -> Any:
+    """Returns the layer of `document_attention` written as the definition."""
+    from harness import ReferenceTokenAttention
+
+    options = _documents(config)
+
+    def sees(ids: list[int], t: int) -> range:
+        ends = [s for s in range(t) if ids[s] == options.separator]
+        return range(ends[-1] + 1 if ends else 0, t + 1)
+
+    return ReferenceTokenAttention(config.d_model, config.max_len, options, sees)
+
+
+def documents_bytes(config: MixerConfig, T: int) -> int:
+    """Returns the bytes of the float32 keys and values and of the ids of one sequence after T tokens."""
+    return attention_bytes(config.d_model, _documents(config), T) + ID_BYTES * T
+
+
+def unavailable(mixer: str) -> str | None:
+    """Returns why mixer/xformers cannot run here and the command that helps, or None where it can."""
     from harness_xformers.availability import reason
 
-    return reason("attention")
-
-
-def window_unavailable() -> str | None:
-    """Returns why `sliding_window/xformers` cannot run here and the command that helps, or None where it can."""
-    from harness_xformers.availability import reason
-
-    return reason("sliding_window")
+    return reason(mixer)
 
 
 def _options(config: MixerConfig) -> AttentionOptions:
     return check_attention("attention", config.d_model, config.options or AttentionOptions())
 
 
-def _window(config: MixerConfig) -> tuple[AttentionOptions, int]:
-    options: SlidingWindowOptions = config.options or SlidingWindowOptions()
-    if not 1 <= options.window <= config.max_len:
-        raise InputError(
-            f"sliding_window: window = {options.window}; it takes 1 to max_len = {config.max_len}, the longest "
-            "sequence of the task: with as much it is attention"
-        )
-    heads = AttentionOptions(heads=options.heads, positions=options.positions)
-    return check_attention("sliding_window", config.d_model, heads), options.window
+def _documents(config: MixerConfig) -> DocumentAttentionOptions:
+    options: DocumentAttentionOptions = config.options or DocumentAttentionOptions()
+    check_attention("document_attention", config.d_model, options)
+    return options
 
 
 @hookimpl
 def harness_mixers() -> Iterable[MixerSpec]:
-    """Yields `attention/xformers` and `sliding_window/xformers`."""
+    """Yields `attention/xformers`, `sliding_window/xformers` and `document_attention/xformers`."""
     yield MixerSpec(
         name="attention",
         implementation="xformers",
@@ -119,7 +128,7 @@ def harness_mixers() -> Iterable[MixerSpec]:
         devices=("cuda",),
         preference=0,  # on an H200 never clearly faster than SDPA at the sizes tried, so it is taken only by name
         state_bytes=state_bytes,
-        unavailable=unavailable,
+        unavailable=partial(unavailable, "attention"),
     )
     yield MixerSpec(
         name="sliding_window",
@@ -133,5 +142,20 @@ def harness_mixers() -> Iterable[MixerSpec]:
         max_error={dtype: MAX_ERROR[dtype] for dtype in HALVES},
         devices=("cuda",),
         state_bytes=window_bytes,
-        unavailable=window_unavailable,
+        unavailable=partial(unavailable, "sliding_window"),
+    )
+    yield MixerSpec(
+        name="document_attention",
+        implementation="xformers",
+        summary="softmax attention inside a document of packed text, memory-efficient kernels",
+        source="arXiv:2402.13991",
+        build=build_documents,
+        reference=reference_documents,
+        options=DocumentAttentionOptions,
+        dtypes=("float32", *HALVES),
+        max_error=MAX_ERROR,
+        devices=("cuda",),
+        needs_tokens=True,
+        state_bytes=documents_bytes,
+        unavailable=partial(unavailable, "document_attention"),
     )

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from harness import InputError
 
-PROBE_WINDOW = 8
+PROBE_T, PROBE_WINDOW = 16, 8
 
 
 def reason(mixer: str) -> str | None:
@@ -25,7 +25,7 @@ def reason(mixer: str) -> str | None:
     if not torch.cuda.is_available():
         return no_device(mixer)
     try:
-        probe(None if mixer == "attention" else PROBE_WINDOW)
+        probe(mixer)
     except (ImportError, OSError, RuntimeError, InputError) as error:
         return no_operator(mixer, error, extension_failure())
     return None
@@ -99,17 +99,22 @@ def extension_failure() -> BaseException | None:
     return getattr(sys.modules.get("xformers._cpp_lib"), "_cpp_library_load_exception", None)
 
 
-def probe(window: int | None) -> None:
-    """Raises what the operator raises where it cannot attend, forward and backward, on the CUDA device.
+def probe(mixer: str) -> None:
+    """Raises what the mixer's operator raises where it cannot attend, forward and backward, on the CUDA device.
 
     Half precision: it is what every mixer here declares, and in float32 a window has no backward operator.
     """
     import torch
 
-    from harness_xformers.operator import MemoryEfficientAttention
+    from harness_xformers.operator import MemoryEfficientAttention, PackedDocuments
 
-    q, k, v = (torch.zeros(1, 1, 16, 32, device="cuda", dtype=torch.float16, requires_grad=True) for _ in range(3))
-    MemoryEfficientAttention(window)(q, k, v).sum().backward()
+    like = {"device": "cuda", "dtype": torch.float16, "requires_grad": True}
+    q, k, v = (torch.zeros(1, 1, PROBE_T, 32, **like) for _ in range(3))
+    if mixer == "document_attention":
+        y = PackedDocuments(separator=PROBE_WINDOW)(q, k, v, torch.arange(PROBE_T, device="cuda").unsqueeze(0))
+    else:
+        y = MemoryEfficientAttention(PROBE_WINDOW if mixer == "sliding_window" else None)(q, k, v)
+    y.sum().backward()
 
 
 def _is_not_extension_notice(record: logging.LogRecord) -> bool:

@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from harness import MixerConfig, MixerSpec
@@ -41,17 +42,36 @@ def with_kernels(spec: MixerSpec) -> MixerSpec:
 
 
 def replace_operators(layer: Any) -> Any:
-    """Returns the layer with each torch operator that it holds replaced by its twin on Triton."""
-    from harness_zoo.ops import long_conv, long_conv_kernel, short_conv, short_conv_kernel, wkv, wkv_kernel
+    """Returns the layer with each torch operator that it holds replaced by its twin on Triton.
+
+    It, or a module inside it, holds an operator as it is, or with some of its arguments bound by `functools.partial`.
+    """
+    from harness_zoo.ops import (
+        block_sparse,
+        block_sparse_kernel,
+        long_conv,
+        long_conv_kernel,
+        short_conv,
+        short_conv_kernel,
+        sliding_window,
+        sliding_window_kernel,
+        wkv,
+        wkv_kernel,
+    )
 
     twins = {
         short_conv.short_conv: short_conv_kernel.short_conv,
         long_conv.long_conv: long_conv_kernel.long_conv,
         wkv.wkv: wkv_kernel.wkv,
+        sliding_window.sliding_window: sliding_window_kernel.sliding_window,
+        block_sparse.block_sparse: block_sparse_kernel.block_sparse,
     }
-    for name, value in vars(layer).items():
-        if callable(value) and value in twins:
-            setattr(layer, name, twins[value])
+    for module in layer.modules():
+        for name, value in vars(module).items():
+            bound = isinstance(value, partial)
+            twin = twins.get(value.func if bound else value) if callable(value) else None
+            if twin is not None:
+                setattr(module, name, partial(twin, *value.args, **value.keywords) if bound else twin)
     return layer
 
 

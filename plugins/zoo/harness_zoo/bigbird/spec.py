@@ -33,8 +33,7 @@ def checked(config: MixerConfig) -> tuple[AttentionOptions, BlockPattern]:
         first=at_least("bigbird", "global_blocks", options.global_blocks, 0),
         seed=1_000_003 * at_least("bigbird", "seed", options.seed, 0) + config.layer,
     )
-    heads = AttentionOptions(heads=options.heads, positions=options.positions)
-    return check_attention("bigbird", config.d_model, heads), pattern
+    return check_attention("bigbird", config.d_model, options), pattern
 
 
 def build(config: MixerConfig) -> Any:

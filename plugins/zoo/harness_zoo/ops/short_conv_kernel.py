@@ -158,11 +158,13 @@ def forward_kernel(
     64-bit: the first element of the tile; offsets within a tile are 32-bit.
     """
     _, row, t, d = tile(T, D, BT, BD)
+    if GATE is not None:  # asked for first: a program waits once for memory, not twice
+        gate = load_rows(GATE, row, GATE_ROW, t, d, T, D, 0)
     y = convolve(load_shifted(X, row, X_ROW, t, d, T, D, STEP, K), TAPS, BIAS, d, D, K)
     if SILU:
         y = y * tl.sigmoid(y)
     if GATE is not None:
-        y = y * load_rows(GATE, row, GATE_ROW, t, d, T, D, 0)
+        y = y * gate
     store_rows(Y, y, row, t, d, T, D)
 
 

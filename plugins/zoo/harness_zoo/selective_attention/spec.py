@@ -30,12 +30,6 @@ class PublishedOptions:
     positions: str = "none"
 
 
-def heads_of(mixer: str, config: MixerConfig, options: Any) -> AttentionOptions:
-    """Returns the options of the heads, or raises InputError where they do not fit the model."""
-    heads = AttentionOptions(heads=options.heads, positions=options.positions)
-    return check_attention(mixer, config.d_model, heads)
-
-
 def selection_of(config: MixerConfig) -> Any:
     """Returns the selection of the layer, freshly initialised."""
     from harness_zoo.selective_attention import selection
@@ -62,7 +56,7 @@ def build(config: MixerConfig) -> Any:
     """Returns the fast layer."""
     from harness_zoo.selective_attention.layer import SteppedSelectiveAttention
 
-    heads = heads_of("selective_attention", config, config.options or SelectiveAttentionOptions())
+    heads = check_attention("selective_attention", config.d_model, config.options or SelectiveAttentionOptions())
     return SteppedSelectiveAttention(config.d_model, config.max_len, heads, selection_of(config))
 
 
@@ -70,7 +64,7 @@ def reference(config: MixerConfig) -> Any:
     """Returns the layer that attends everywhere and selects afterwards."""
     from harness_zoo.selective_attention.reference import ReferenceSelectiveAttention
 
-    heads = heads_of("selective_attention", config, config.options or SelectiveAttentionOptions())
+    heads = check_attention("selective_attention", config.d_model, config.options or SelectiveAttentionOptions())
     return ReferenceSelectiveAttention(config.d_model, config.max_len, heads, selection_of(config))
 
 
@@ -78,7 +72,7 @@ def state_bytes(config: MixerConfig, T: int) -> int:
     """Returns the bytes of keys and values of T tokens, and of what the selection remembers of one sequence."""
     options = config.options or SelectiveAttentionOptions()
     selected = {"learned": k_of(config) * FLOAT_BYTES + COUNT_BYTES, "programmatic": T * ID_BYTES}
-    heads = heads_of("selective_attention", config, options)
+    heads = check_attention("selective_attention", config.d_model, options)
     return attention_bytes(config.d_model, heads, T) + selected.get(options.selection, 0)
 
 
@@ -115,7 +109,7 @@ def _published(config: MixerConfig) -> tuple[AttentionOptions, Any]:
     options: PublishedOptions = config.options or PublishedOptions()
     mixer = "selective_attention_published"
     k = None if options.k is None else at_least(mixer, "k", options.k, 1)
-    return heads_of(mixer, config, options), WholeSequence(config.d_model, k, config.max_len)
+    return check_attention(mixer, config.d_model, options), WholeSequence(config.d_model, k, config.max_len)
 
 
 SELECTIVE_ATTENTION = MixerSpec(

@@ -1,55 +1,33 @@
 """What `sliding_window` declares."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from harness import AttentionOptions, InputError, MixerConfig, MixerSpec, attention_bytes, check_attention
-
-
-@dataclass(frozen=True)
-class SlidingWindowOptions:
-    """The options of `sliding_window`."""
-
-    window: int = 16  # keys a position sees, itself among them
-    heads: int = 1
-    positions: str = "none"  # or "learned" (added to the input), or "rotary" (turns queries and keys)
-
-
-def checked(config: MixerConfig) -> tuple[AttentionOptions, int]:
-    """Returns (options of the heads, window), or raises InputError where they do not fit the model."""
-    options: SlidingWindowOptions = config.options or SlidingWindowOptions()
-    if not 1 <= options.window <= config.max_len:
-        raise InputError(
-            f"sliding_window: window = {options.window}; it takes 1 to max_len = {config.max_len}, the longest "
-            "sequence of the task: with as much it is attention"
-        )
-    heads = AttentionOptions(heads=options.heads, positions=options.positions)
-    return check_attention("sliding_window", config.d_model, heads), options.window
+from harness import MixerConfig, MixerSpec, SlidingWindowOptions, attention_bytes, check_window
 
 
 def build(config: MixerConfig) -> Any:
     """Returns the fast layer."""
     from harness_zoo.sliding_window.layer import SlidingWindow
 
-    return SlidingWindow(config.d_model, config.max_len, *checked(config))
+    return SlidingWindow(config.d_model, config.max_len, *check_window(config))
 
 
 def reference(config: MixerConfig) -> Any:
     """Returns the layer position by position."""
     from harness_zoo.sliding_window.reference import reference_window
 
-    return reference_window(config.d_model, config.max_len, *checked(config))
+    return reference_window(config.d_model, config.max_len, *check_window(config))
 
 
 def state_bytes(config: MixerConfig, T: int) -> int:
     """Returns the bytes of the float32 keys and values that the window of one sequence holds after T tokens."""
-    heads, window = checked(config)
+    heads, window = check_window(config)
     return attention_bytes(config.d_model, heads, min(T, window))
 
 
 def flops(config: MixerConfig, T: int) -> int:
     """Returns the operations of one forward pass over T tokens: four projections, and the pairs within the window."""
-    D, W = config.d_model, min(checked(config)[1], T)
+    D, W = config.d_model, min(check_window(config)[1], T)
     return 8 * T * D * D + 4 * D * (T * W - W * (W - 1) // 2)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from kernel_process import run_cases
 
-OPS = ["short_conv", "long_conv", "wkv"]
+OPS = ["short_conv", "long_conv", "wkv", "sliding_window", "block_sparse"]
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -3,7 +3,7 @@
 import pytest
 from kernel_process import has_cuda, run_cases
 
-CASES = ["short_conv", "long_conv", "wkv", "mixers"]
+CASES = ["short_conv", "long_conv", "wkv", "sliding_window", "block_sparse", "mixers"]
 
 
 @pytest.mark.parametrize("op", CASES)

@@ -18,17 +18,22 @@ TARGETS = {  # the device, and its shared memory a program in bytes
 TRITON_TYPES = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
 
 
-def cross_compile(kernel, target: str, types: dict[str, str], constants: dict, aligned: tuple[str, ...] = ()):
+def cross_compile(kernel, target: str, types: dict, constants: dict, aligned: tuple[str, ...] = ()):
     """Returns the compiled kernel, or fails where it spills registers or needs more shared memory than there is.
 
-    `types` maps run-time arguments to types; pointers and the `aligned` integers are taken as multiples of 16, as a
-    launch with such values finds them. `constants` are those of the launch, with its num_warps and num_stages;
-    arguments that are in neither are None.
+    `types` maps run-time arguments to types, a tuple to a tuple of types; pointers and the `aligned` integers are taken
+    as multiples of 16, as a launch with such values finds them. `constants` are those of the launch, with its num_warps
+    and num_stages; arguments that are in neither are None.
     """
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     values = {name: constants.get(name) for name, kind in signature.items() if kind == "constexpr"}
     sixteen = [["tt.divisibility", 16]]
-    attrs = {(i,): sixteen for i, (name, kind) in enumerate(signature.items()) if kind[0] == "*" or name in aligned}
+    attrs = {}
+    for i, (name, kind) in enumerate(signature.items()):
+        if isinstance(kind, tuple) and name in aligned:
+            attrs |= {(i, j): sixteen for j in range(len(kind))}
+        elif kind[0] == "*" or name in aligned:
+            attrs[i,] = sixteen
     device, shared_bytes = TARGETS[target]
     source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attrs)
     options = {name: constants[name] for name in ("num_warps", "num_stages") if name in constants}

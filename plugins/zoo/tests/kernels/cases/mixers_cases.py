@@ -22,6 +22,8 @@ test_long_conv = mixer_contract("long_conv/triton", device=DEVICE, promises=PROM
 test_h3 = mixer_contract("h3/triton", device=DEVICE, promises=PROMISES)
 test_hyena = mixer_contract("hyena/triton", device=DEVICE, promises=PROMISES)
 test_rwkv4 = mixer_contract("rwkv4/triton", device=DEVICE, promises=PROMISES)
+test_bigbird = mixer_contract("bigbird/triton", device=DEVICE, promises=PROMISES)
+test_sliding_window = mixer_contract("sliding_window/triton", device=DEVICE, promises=PROMISES)
 
 
 def pair(name: str):

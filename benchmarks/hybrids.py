@@ -1,0 +1,222 @@
+"""How much recall a few attention layers bring to a convolutional model: MQAR accuracy, and the AR gap closed on text.
+
+Layers of BaseConv (3 taps, long, 3 taps, long, …) in which some are replaced by attention of selected positions. On
+MQAR the width is below the length, where BaseConv alone fails; on text attention and the hybrids have equally many
+parameters (within 3 %). Everything is run by `harness run`; finished trials in --runs are not run again.
+
+    python benchmarks/hybrids.py --part mqar --runs runs-hybrids      # 2 CPU cores: hours; one H100: minutes
+    python benchmarks/hybrids.py --part pile --runs runs-hybrids      # two H100s: 8 minutes
+    python benchmarks/hybrids.py --report --runs docs/results/hybrids # the tables again, from the records
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from harness.pattern import parse_layers, parse_mixer
+from harness.plugins import load_registry
+from harness.store import Store
+from harness.tasks.pile.gap import SlicePerplexity, share_closed, share_from_recall
+from harness.verify import SEEDS
+
+BASE = "base_conv(kernel=published)"
+PUBLISHED = "selective_attention_published(k=32)"  # selected over the whole sequence: not causal, a control
+CELLS = {"mqar-128": (128, 8), "mqar-256": (256, 16)}  # N, D at d = 64
+STEPS = {"mqar-128": 1000, "mqar-256": 2000}
+
+
+def selections(T):
+    """Returns the four selections of the paper at length T; learned with k = sqrt(T), the default, and with T / 4."""
+    given = ("full", "programmatic", "learned", f"learned,k={T // 4}", f"random,k={T // 4}")
+    return [f"selective_attention(selection={one})" for one in given]
+
+
+def mqar_layouts(T):
+    """Returns (layers, mixers in the place of MIXER); other shares and places at the shorter length only."""
+    full, programmatic, _, learned, _ = selections(T)
+    quarter = [("MIXER*4", [BASE]), (f"{BASE}*4,at=2:MIXER", selections(T))]
+    others = ("4,at=3", "4,at=2+3", "8,at=2", "8,at=5")
+    if T > 128:
+        return quarter
+    return quarter + [(f"{BASE}*{layers}:MIXER", [full, programmatic, learned]) for layers in others]
+
+
+def pile_layouts(T):
+    """Returns (layers, mixers): eight layers of attention have as many parameters as ten of BaseConv.
+
+    The learned selection takes T / 8 positions, as the published one takes 256 of 2,048.
+    """
+    full, programmatic, _, learned, random = selections(T)
+    learned, random = (
+        learned.replace(f"{T // 4}", f"{T // 8}"),
+        random.replace(f"{T // 4}", f"{T // 8}"),
+    )  # 256 of 2,048
+    return [
+        ("MIXER*8", ["attention(positions=rotary)"]),
+        ("MIXER*10", [BASE]),
+        (f"{BASE}*10,at=6:MIXER", [full, programmatic, learned, random, PUBLISHED, "sliding_window(window=16)"]),
+        (f"{BASE}*10,at=4+8:MIXER", [programmatic, learned]),
+    ]
+
+
+def mqar_settings(part):
+    N, D = CELLS[part]
+    cells = {"train": 64 * STEPS[part], "validation": 500, "test": 1000}
+    given = [f"mqar.options.{split}_cells=(({N}, {D}, {n}),)" for split, n in cells.items()]
+    rest = (f"mqar.training.steps={STEPS[part]}", "mqar.training.lrs=(1e-3, 3e-3)", "mqar.training.seeds=(0, 1, 2)")
+    return ["--preset", "quick", "--task", "mqar", *(f"--set={one}" for one in (*given, *rest, f"mqar.timing.T={N}"))]
+
+
+def pile_settings():
+    given = ("options.eval_tokens=131072", "training.lrs=(3e-3,)", "training.seeds=(0, 1)", "timing.samples=5")
+    return ["--preset", "gpu", "--task", "pile", *(f"--set=pile.{one}" for one in given)]
+
+
+def commands(part, args):
+    """Returns a `harness run` for each layout of the part, each with a folder of its own."""
+    layouts = pile_layouts(256) if part == "pile" else mqar_layouts(CELLS[part][0])
+    settings = pile_settings() if part == "pile" else mqar_settings(part)
+    for number, (layers, mixers) in enumerate(layouts):
+        chosen = [word for mixer in mixers for word in ("--mixer", mixer)]
+        runs = args.runs / part / f"layout{number}"
+        yield [sys.executable, "-m", "harness", "run", *settings, "--layers", layers, *chosen, "--runs", str(runs)]
+
+
+def run(parts, args):
+    """Runs all layouts; with --side-by-side all at once, each with its share of the jobs."""
+    more = ["--no-check", "--jobs", str(args.jobs)] if args.side_by_side else ["--jobs", str(args.jobs)]
+    running = []
+    for command in (command for part in parts for command in commands(part, args)):
+        running.append(subprocess.Popen([*command, *more]))
+        if not args.side_by_side:
+            running[-1].wait()
+    if any(process.wait() for process in running):
+        sys.exit("a run failed; what finished is kept: the same command does the rest")
+
+
+def tests(folder):
+    """Returns the finished test records below a folder."""
+    roots = sorted({path.parent.parent for path in folder.glob("*/*-test-*/record.json")})
+    return [
+        one
+        for root in roots
+        for one in Store(root).records()
+        if one.record.kind == "test" and one.record.status == "ok"
+    ]
+
+
+def places(record):
+    """Returns (the places of the mixer under test, counted from 1; how many layers there are)."""
+    layers = parse_layers(record.config["model"]["layers"], "under_test")
+    return [i for i, layer in enumerate(layers, 1) if layer.name == "under_test"], len(layers)
+
+
+def label(record):
+    """Returns the mixer without its implementation; a selection by its options alone."""
+    choice = parse_mixer(record.mixer)
+    settings = sorted(choice.settings, reverse=True)  # selection before k
+    inside = ", ".join(value if key == "selection" else f"{key} = {value}" for key, value in settings)
+    name = "selected" if choice.name == "selective_attention" else choice.name
+    return f"{name}: {inside}" if inside else name
+
+
+def mqar_rows(part, args):
+    N, D = CELLS[part]
+    rows = []
+    for one in tests(args.runs / part):
+        record = one.record
+        at, depth = places(record)
+        found = record.measures["accuracy"]
+        alone = record.mixer.startswith("base_conv")
+        rows.append(
+            {
+                "(N, D)": f"({N}, {D})",
+                "layers": depth,
+                "at": "–" if alone else " and ".join(map(str, at)),
+                "mixer there": "BaseConv alone" if alone else label(record),
+                "accuracy": f"{found.value:.3f} [{found.low:.3f}–{found.high:.3f}]",
+                "n": f"{found.n:,}",
+                "learning rate": f"{record.facts['lr']:g}",
+                "parameters": f"{record.facts['parameters']:,}",
+                "record": record.key[:10],
+            }
+        )
+    return sorted(
+        rows, key=lambda row: (row["mixer there"] != "BaseConv alone", row["layers"], row["at"], row["mixer there"])
+    )
+
+
+def by_seed(one, registry):
+    """Returns the perplexities of each seed, from the raw answers."""
+    raw, spec = one.raw(), registry.task("pile")
+    labels = {name: array for name, array in raw.items() if name not in ("predicted", "nll", SEEDS)}
+    scores = [
+        spec.score({**labels, "predicted": raw["predicted"][s], "nll": raw["nll"][s]}) for s in range(len(raw[SEEDS]))
+    ]
+    hits = scores[0]["perplexity_ar"].n / scores[0]["perplexity"].n
+    return [SlicePerplexity(score["perplexity"].value, score["perplexity_ar"].value, hits) for score in scores]
+
+
+def spread(values, form):
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    return f"{form(sum(known) / len(known))} [{form(min(known))}–{form(max(known))}]"
+
+
+def pile_rows(args):
+    registry = load_registry()
+    found = []
+    for one in tests(args.runs / "pile"):
+        found.append((one.record, by_seed(one, registry)))
+    attention, base = (
+        next(seeds for record, seeds in found if record.mixer.startswith(name)) for name in ("attention", "base_conv")
+    )
+    rows = []
+    for record, seeds in found:
+        at, depth = places(record)
+        alone = seeds is base or seeds is attention
+        closed = [share_closed(h.ar, b.ar, a.ar) for h, b, a in zip(seeds, base, attention, strict=True)]
+        recall = [share_from_recall(h, a) for h, a in zip(seeds, attention, strict=True)]
+        rows.append(
+            {
+                "layers": depth,
+                "at": "–" if alone else " and ".join(map(str, at)),
+                "mixer there": f"{label(record)}, alone" if alone else label(record),
+                "parameters": f"{record.facts['parameters']:,}",
+                "ppl all": spread([seed.overall for seed in seeds], "{:.1f}".format),
+                "AR hits": spread([seed.ar for seed in seeds], "{:.2f}".format),
+                "other": f"{record.measures['perplexity_other'].value:.1f}",
+                "gap to attention from AR hits": "–" if seeds is attention else spread(recall, "{:.0%}".format),
+                "AR gap closed": "–" if alone else spread(closed, "{:.0%}".format),
+                "record": record.key[:10],
+            }
+        )
+    return sorted(rows, key=lambda row: (row["AR gap closed"] != "–", row["at"], row["mixer there"]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=[*CELLS, "mqar", "pile"], help="default: all")
+    parser.add_argument("--runs", type=Path, default=Path("runs-hybrids"))
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, of each layout")
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="all layouts at once, unchecked; for large machines"
+    )
+    parser.add_argument("--report", action="store_true", help="run nothing, print the tables")
+    args = parser.parse_args()
+    parts = args.part or [*CELLS, "pile"]
+    parts = [name for part in parts for name in (CELLS if part == "mqar" else [part])]
+    if not args.report:
+        run(parts, args)
+    for part in parts:
+        rows = pile_rows(args) if part == "pile" else mqar_rows(part, args)
+        print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True), end="\n\n")
+    print("mean [min–max] of the seeds; n counts the answers of all seeds; perplexities: held-out text, mini corpus")
+
+
+if __name__ == "__main__":
+    main()
