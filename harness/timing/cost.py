@@ -24,7 +24,7 @@ from harness.timing.workload import decode_call, without_grad
 from harness.train import keep_pages, make_optimizer, stepper, to_device
 
 SERIES = ("train_step", "forward", "decode_step")
-MAX_S = 3.0  # of sampling one of them
+MAX_S = 2.0  # of sampling one of them
 MEMORY_STEPS = 3  # the first makes the optimiser's state, the second has it beside the gradients
 
 
