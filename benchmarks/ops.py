@@ -291,10 +291,18 @@ def main():
         print_scaling(found)
     else:
         found["ceilings"] = ceilings(device)
-        found["rows"] = [row for op in ops for row in child_rows(paths, op, args)]
-        for library, (_, known) in LIBRARIES.items() if device == "cuda" else ():
-            found["rows"] += [row for op in ops if op in known for row in child_rows((library,), op, args)]
+        found["rows"] = []
+        for op in ops:
+            libraries = [(name,) for name, (_, known) in LIBRARIES.items() if device == "cuda" and op in known]
+            for given in (paths, *libraries):
+                found["rows"] += child_rows(given, op, args)
+                save(found, args)
+                print(f"{op}: {', '.join(given)} measured", file=sys.stderr, flush=True)
         print_times(found)
+    save(found, args)
+
+
+def save(found, args):
     if args.json:
         with open(args.json, "w") as file:
             json.dump(found, file)

@@ -1,6 +1,5 @@
 """Multi-head softmax attention: what its mixers share, the fast layer, and the same layer one position at a time."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -9,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.baselines import AttentionOptions
 from harness.errors import InputError
 
 ROTARY_BASE = 10_000.0
-WIDEST_FUSED = 256
 Operator = Callable[..., Tensor]  # of q, k, v, and of the token ids where the layer is told them
 KVCache = tuple[Tensor, Tensor, int]  # keys and values kept, [B, Hkv, S, D / H] each, and how many tokens were seen
 
@@ -23,17 +20,7 @@ KVCache = tuple[Tensor, Tensor, int]  # keys and values kept, [B, Hkv, S, D / H]
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Returns [B, H, T, hd] from q of the last T of S positions and k, v [B, Hkv, S, hd]; T is S or 1."""
     T, shared = q.shape[2], q.shape[1] != k.shape[1]
-    with sdpa_kernel(SDPBackend.MATH) if _prefers_products(q) else contextlib.nullcontext():
-        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=shared)
-
-
-def _prefers_products(q: Tensor) -> bool:
-    """Returns whether plain products beat the fused kernel: on CUDA in float32, heads wider than it was built for.
-
-    The scores [T, T] of a head are then no larger than its queries [T, hd].
-    """
-    T, hd = q.shape[2:]
-    return q.is_cuda and q.dtype == torch.float32 and hd > WIDEST_FUSED and hd >= T
+    return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=shared)
 
 
 class AttentionHeads(nn.Module):

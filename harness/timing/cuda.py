@@ -54,8 +54,14 @@ def graphed(call: Call, device: str) -> Call:
             call.fn()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call.fn()
+    draws = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = draws.clone_state()  # an attempt that fails leaves the generator believing that it is recorded
+    try:
+        with torch.cuda.graph(graph):
+            call.fn()
+    except Exception:
+        draws.graphsafe_set_state(before)
+        raise
     held = call  # the inputs: the graph knows their addresses and does not keep them alive
 
     def replay(_: Call = held) -> None:

@@ -19,7 +19,7 @@ from harness.timing.workload import Workload
 COLD = ("forward", "decode")  # what a whole step or a prompt touches does not fit into a cache anyway
 OPERANDS = f"in turn, {ROTATE_CACHES} times what the cache holds, {MOST_ROTATIONS} at most"
 FLUSHED = "a buffer of twice the cache is written before each sample"
-GRAPHED = ("forward", "prefill")  # decode restores a state, train updates one: both stay with plain launches
+GRAPHED = ("forward", "train", "prefill")  # decode restores a state: it stays with plain launches
 Report = Callable[[int, int, str], None]
 
 
@@ -71,7 +71,7 @@ class Visit:
 
     def _graph(self, mode: str) -> None:
         try:
-            replay = graphed(self.work.call(mode), self.device)
+            replay = self.work.recorded_train() if mode == "train" else graphed(self.work.call(mode), self.device)
         except Exception as error:  # whatever a layer does that a graph cannot hold
             cause = str(error).partition("\n")[0]
             self.missing[f"{mode}_graph"] = f"cannot be captured: {type(error).__name__}: {cause}"

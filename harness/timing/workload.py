@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.capture import WARM_UP
 from harness.config import ModelConfig, RunConfig
 from harness.errors import InputError, UnavailableError
 from harness.model import LanguageModel, build_model
@@ -16,7 +17,7 @@ from harness.pattern import parse_layers
 from harness.plugins import Registry
 from harness.timing.memory import state_bytes_by_layer
 from harness.timing.sample import Call
-from harness.train import DTYPES, autocast, make_optimizer, seed_everything, train_step
+from harness.train import DTYPES, autocast, make_optimizer, seed_everything, stepper, train_step
 
 VOCAB = 256
 LABEL_EVERY = 16  # of the positions, one is labelled: as many as in recall tasks, so that the head is not what is timed
@@ -89,12 +90,29 @@ class Workload:
         model, training = self.model.train(), self.config.training
         # a learning rate of 0 does the same work and leaves the weights: no step drifts towards denormal numbers
         optimizer = make_optimizer(model, training, lr=0.0)
+        turn = self._batches(rotations)
+        return Call(fn=lambda: train_step(model, turn(), optimizer, training))
+
+    def _batches(self, rotations: int) -> Callable[[], Any]:
         rows = torch.arange(LABEL_EVERY - 1, self.B * self.T, LABEL_EVERY, device=self.device)
         if not rows.numel():
             rows = torch.tensor([self.B * self.T - 1], device=self.device)
         batches = [self.tokens.roll(shift, dims=1) for shift in range(rotations)]
-        turn = _turns([(tokens, rows, tokens.flatten()[rows]) for tokens in batches])
-        return Call(fn=lambda: train_step(model, turn(), optimizer, training))
+        return _turns([(tokens, rows, tokens.flatten()[rows]) for tokens in batches])
+
+    def recorded_train(self) -> Call:
+        """Returns the training step as `harness run` makes it on CUDA: recorded once, then replayed.
+
+        Raises UnavailableError where it cannot be recorded.
+        """
+        model, training = self.model.train(), self.config.training
+        step = stepper(model, make_optimizer(model, training, lr=0.0), training, self.device)
+        turn = self._batches(1)
+        for _ in range(WARM_UP + 1):  # the last one is recorded
+            step(turn())
+        if step.why_not is not None:
+            raise UnavailableError(step.why_not)
+        return Call(fn=lambda: step(turn()))
 
     def _decode(self, rotations: int) -> Call:
         if not self.model.can_step:

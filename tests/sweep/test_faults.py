@@ -67,11 +67,11 @@ FAULTY = """
         if record["mixer"] == "good/torch" and record["kind"] == "test":
             raise KeyError("tracker is down")
 """
-LIMITS = ("--set", "limits.trial_minutes=0.3", "--set", "limits.memory_gib=0.9")
+LIMITS = ("--set", "limits.trial_minutes=0.5", "--set", "limits.memory_gib=0.9")
 REASONS = {
     "build_raises": "ValueError: no such width second line",
     "forward_raises": "RuntimeError: step three",
-    "hangs": "stopped after 0.3 minutes, its time limit (limits.trial_minutes)",
+    "hangs": "stopped after 0.5 minutes, its time limit (limits.trial_minutes)",
     "exits": "the process ended with exit code 7",
     "calls_exit": "SystemExit: enough",
     "segfaults": "the process was killed by SIGSEGV",

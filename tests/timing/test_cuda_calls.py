@@ -45,6 +45,9 @@ def told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", lambda one: within(one.name))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda one: within("capture"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    generator = SimpleNamespace(clone_state=lambda: "as before", graphsafe_set_state=asked.append)
+    monkeypatch.setattr(torch.cuda, "default_generators", [generator])
     return SimpleNamespace(asked=asked, graphs=graphs)
 
 
@@ -54,6 +57,16 @@ def test_a_capture_follows_warm_up_on_a_side_stream(told):
         *("side waits for main", "enter side", "call", "call", "call", "leave side", "main waits for side"),
         *("enter capture", "call", "leave capture"),
     ]
+
+
+def test_a_capture_that_fails_gives_the_generator_back(told):
+    def waits():
+        if "enter capture" in told.asked:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        cuda.graphed(Call(fn=waits), "cuda")
+    assert told.asked[-1] == "as before"
 
 
 class Inputs:

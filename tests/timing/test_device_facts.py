@@ -38,7 +38,7 @@ def test_the_facts_are_json_and_name_what_is_missing():
     assert facts["threads"] == torch.get_num_threads()
     assert facts["memory_mib"] > 0
     assert re.fullmatch(r"cpu-[a-z0-9-]+-\d+c", facts["class"])
-    assert facts["libraries"]["torch"] == torch.__version__
+    assert facts["libraries"]["torch"].split("+")[0] == torch.__version__.split("+")[0]  # builds differ in the rest
     assert "xformers" in facts["libraries"]  # null where it is not installed
 
 
