@@ -26,6 +26,7 @@ BASE = "base_conv(kernel=published)"
 WINDOW = "sliding_window(window=16)"
 PUBLISHED = "selective_attention_published(k=32)"  # selected over the whole sequence: not causal, a control
 CELLS = {"mqar-128": (128, 8), "mqar-256": (256, 16)}  # N, D at d = 64
+THRESHOLDS = (100, 1250)  # times that the bigram of an AR hit occurs in the training data, at most
 STEPS = {"mqar-128": 1000, "mqar-256": 2000}
 
 
@@ -149,14 +150,17 @@ def mqar_rows(part, args):
 
 
 def by_seed(one, registry):
-    """Returns the perplexities of each seed, from the raw answers."""
+    """Returns the perplexities of each seed by the threshold of AR hits, from the raw answers."""
     raw, spec = one.raw(), registry.task("pile")
     labels = {name: array for name, array in raw.items() if name not in ("predicted", "nll", SEEDS)}
     scores = [
         spec.score({**labels, "predicted": raw["predicted"][s], "nll": raw["nll"][s]}) for s in range(len(raw[SEEDS]))
     ]
-    hits = scores[0]["perplexity_ar"].n / scores[0]["perplexity"].n
-    return [SlicePerplexity(score["perplexity"].value, score["perplexity_ar"].value, hits) for score in scores]
+    names = ("perplexity", "perplexity_ar@{}", "ar_share@{}")
+    return {
+        most: [SlicePerplexity(*(score[name.format(most)].value for name in names)) for score in scores]
+        for most in THRESHOLDS
+    }
 
 
 def spread(values, form):
@@ -178,23 +182,23 @@ def pile_rows(args):
     for record, seeds in found:
         at, depth = places(record)
         alone = seeds is base or seeds is attention
-        closed = [share_closed(h.ar, b.ar, a.ar) for h, b, a in zip(seeds, base, attention, strict=True)]
-        recall = [share_from_recall(h, a) for h, a in zip(seeds, attention, strict=True)]
-        rows.append(
-            {
-                "layers": depth,
-                "at": "–" if alone else " and ".join(map(str, at)),
-                "mixer there": f"{label(record)}, alone" if alone else label(record),
-                "parameters": f"{record.facts['parameters']:,}",
-                "ppl all": spread([seed.overall for seed in seeds], "{:.1f}".format),
-                "AR hits": spread([seed.ar for seed in seeds], "{:.2f}".format),
-                "other": f"{record.measures['perplexity_other'].value:.1f}",
-                "gap to attention from AR hits": "–" if seeds is attention else spread(recall, "{:.0%}".format),
-                "AR gap closed": "–" if alone else spread(closed, "{:.0%}".format),
-                "record": record.key[:10],
-            }
-        )
-    return sorted(rows, key=lambda row: (row["AR gap closed"] != "–", row["at"], row["mixer there"]))
+        row = {
+            "layers": depth,
+            "at": "–" if alone else " and ".join(map(str, at)),
+            "mixer there": f"{label(record)}, alone" if alone else label(record),
+            "parameters": f"{record.facts['parameters']:,}",
+            "ppl all": spread([seed.overall for seed in seeds[THRESHOLDS[0]]], "{:.1f}".format),
+            "other": f"{record.measures['perplexity_other'].value:.1f}",
+        }
+        for most in THRESHOLDS:
+            h, b, a = seeds[most], base[most], attention[most]
+            recall = [share_from_recall(*pair) for pair in zip(h, a, strict=True)]
+            closed = [share_closed(x.ar, y.ar, z.ar) for x, y, z in zip(h, b, a, strict=True)]
+            row[f"AR hits < {most:,}"] = spread([seed.ar for seed in h], "{:.2f}".format)
+            row[f"of the gap, < {most:,}"] = "–" if seeds is attention else spread(recall, "{:.0%}".format)
+            row[f"closed, < {most:,}"] = "–" if alone else spread(closed, "{:.0%}".format)
+        rows.append({**row, "record": record.key[:10]})
+    return sorted(rows, key=lambda row: (row["at"] != "–", row["at"], row["mixer there"]))
 
 
 def main():

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 CPU_SIZES = [(64, 4, 64, 512), (64, 4, 128, 512), (256, 16, 64, 256), (256, 16, 128, 256)]  # (N, D, d_model, batch)
 CUDA_SIZES = [(N, D, d, B) for N, D, B in ((64, 4, 512), (256, 16, 256), (512, 64, 128)) for d in (64, 512)]
@@ -188,12 +189,11 @@ def main():
         for mixer, *processes in zip(mixers, *rounds, strict=True):
             rows += rows_of(mixer, size, processes, args.device)
             raw.append({"mixer": mixer, "size": size, "processes": processes})
+        if args.json:  # after every size: what is measured is kept
+            Path(args.json).write_text(json.dumps(raw))
     print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
     print(f"\nmedian [min–max] of n steps over {args.rounds} processes; {args.device}; V {V:,}; 2 layers; fp32")
     print("Peer: the predecessor's code as measured on the same kind of machine on another day, not run here.")
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(raw, file)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,16 @@ def short_conv(
     return y
 
 
-def launch_options(D: int, K: int) -> dict[str, int]:
-    """Returns tile sizes and warps: 16 elements a thread, and 8 where more taps would fill the registers."""
-    return {"BT": 32, "BD": min(64, max(16, power_of_two(D))), "num_warps": 4 if K <= 4 else 8}
+def launch_options(D: int, K: int, dtype: torch.dtype) -> dict[str, int]:
+    """Returns tile sizes and warps: 16 elements a thread, and 8 where more taps would fill the registers.
+
+    Half types take single warps and 32 elements a thread. Of 40 shapes tried on an H100 in bfloat16, (B, T, D) = (64,
+    512, 128), that is the fastest backward (51 us, four warps 71) and near the fastest forward (16.4 us, four 18.7).
+    """
+    BD = min(64, max(16, power_of_two(D)))
+    if dtype.itemsize == 2 and K <= 4:
+        return {"BT": 16, "BD": BD, "num_warps": 1}
+    return {"BT": 32, "BD": BD, "num_warps": 4 if K <= 4 else 8}
 
 
 class ShortConvFunction(torch.autograd.Function):
@@ -87,7 +94,7 @@ class ShortConvFunction(torch.autograd.Function):
 def row_blocks(x: Tensor, K: int) -> int:
     """Returns how many blocks of rows cover x."""
     B, T, D = x.shape
-    return int(B * triton.cdiv(T, launch_options(D, K)["BT"]))
+    return int(B * triton.cdiv(T, launch_options(D, K, x.dtype)["BT"]))
 
 
 def launch(kernel: Any, tensors: tuple[Tensor | None, ...], **constants: int | bool) -> None:
@@ -95,7 +102,7 @@ def launch(kernel: Any, tensors: tuple[Tensor | None, ...], **constants: int | b
     x, taps, _, gate = tensors[:4]
     _, T, D = x.shape
     K = taps.shape[1]
-    options = launch_options(D, K)
+    options = launch_options(D, K, x.dtype)
     programs = row_blocks(x, K) * triton.cdiv(D, options["BD"])
     if programs:
         with torch.cuda.device_of(x):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness_zoo.ops.long_conv_kernel import MAX_LEN, long_conv, path
+from harness_zoo.ops.long_conv_kernel import FULL_ROWS, MAX_LEN, long_conv, path
 from kernel_support import DEVICE, INTERPRETED, assert_equal_to_definition, draw, needs_loops
 
 from harness import InputError
@@ -38,7 +38,7 @@ def test_bias_and_gate_may_be_left_out(guards, names) -> None:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="too much for the interpreter")
-@pytest.mark.parametrize("shape", [(64, 512, 24), (100, 129, 70), (5, MAX_LEN, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 512, 24), (100, 129, 70), (FULL_ROWS, MAX_LEN, 8), (5, MAX_LEN // 2, 8)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_it_equals_the_sum_over_taps_at_real_sizes(guards, shape, dtype) -> None:
     assert_equal_to_definition(guards, long_conv, definition, tensors(*shape), dtype)
@@ -66,7 +66,8 @@ def test_gradients_that_nobody_asks_for_are_left_out() -> None:
 
 
 def test_beyond_the_longest_length_the_fourier_path_runs() -> None:
-    assert (path(MAX_LEN), path(MAX_LEN + 1)) == ("toeplitz", "fourier")
+    assert (path(FULL_ROWS, MAX_LEN), path(FULL_ROWS, MAX_LEN + 1)) == ("toeplitz", "fourier")
+    assert (path(1, MAX_LEN // 2), path(1, MAX_LEN)) == ("toeplitz", "fourier")
     T = MAX_LEN + 1
     x, taps = draw(1, T, 1).float().to(DEVICE), torch.zeros(1, T, device=DEVICE)
     taps[0, 7] = 1
