@@ -1,6 +1,6 @@
 """The ruler is measured first: what the timing of this harness can see on this machine, and what it cannot.
 
-    python benchmarks/ruler.py --runs /tmp/ruler                     # all of it; on 2 CPU cores about half an hour
+    python benchmarks/ruler.py --runs /tmp/ruler                     # all of it; on 2 CPU cores about an hour
     python benchmarks/ruler.py --runs /tmp/ruler --parts clock,burn  # three minutes
     python benchmarks/ruler.py --runs /tmp/ruler --device cuda --T 2048 --d-model 1024 --batch 16 \\
         --duels 50
