@@ -53,7 +53,7 @@ def long_conv(x: Tensor, taps: Tensor, bias: Tensor | None = None, gate: Tensor 
 def path(B: int, T: int) -> str:
     """Returns what `long_conv` runs: "toeplitz" up to MAX_LEN, or half of it for few sequences; "fourier" beyond."""
     longest = MAX_LEN if B >= FULL_ROWS else MAX_LEN // 2
-    return "toeplitz" if T <= longest else "fourier"
+    return "fourier" if longest < T else "toeplitz"
 
 
 class LongConvFunction(torch.autograd.Function):

@@ -38,7 +38,7 @@ def test_bias_and_gate_may_be_left_out(guards, names) -> None:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="too much for the interpreter")
-@pytest.mark.parametrize("shape", [(64, 512, 24), (100, 129, 70), (FULL_ROWS, MAX_LEN, 8), (5, MAX_LEN // 2, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 512, 24), (100, 129, 70), (16, MAX_LEN, 8), (5, MAX_LEN // 2, 8)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_it_equals_the_sum_over_taps_at_real_sizes(guards, shape, dtype) -> None:
     assert_equal_to_definition(guards, long_conv, definition, tensors(*shape), dtype)
