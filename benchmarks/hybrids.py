@@ -4,8 +4,8 @@ Layers of BaseConv (3 taps, long, 3 taps, long, …) in which some are replaced 
 MQAR the width is below the length, where BaseConv alone fails; on text attention and the hybrids have equally many
 parameters (within 3 %). Everything is run by `harness run`; finished trials in --runs are not run again.
 
-    python benchmarks/hybrids.py --part mqar --runs runs-hybrids      # 2 CPU cores: hours; one H100: minutes
-    python benchmarks/hybrids.py --part pile --runs runs-hybrids      # two H100s: 8 minutes
+    python benchmarks/hybrids.py --part mqar --runs runs-hybrids      # hours on a CPU; the plan prints an estimate
+    python benchmarks/hybrids.py --part pile --runs runs-hybrids      # for a GPU
     python benchmarks/hybrids.py --report --runs docs/results/hybrids # the tables again, from the records
 """
 
@@ -26,7 +26,7 @@ BASE = "base_conv(kernel=published)"
 WINDOW = "sliding_window(window=16)"
 PUBLISHED = "selective_attention_published(k=32)"  # selected over the whole sequence: not causal, a control
 CELLS = {"mqar-128": (128, 8), "mqar-256": (256, 16)}  # N, D at d = 64
-THRESHOLDS = (100, 1250)  # times that the bigram of an AR hit occurs in the training data, at most
+THRESHOLDS = (100, 1250)  # the bigram of an AR hit occurs fewer times than this in the training data
 STEPS = {"mqar-128": 1000, "mqar-256": 2000}
 
 
@@ -87,7 +87,7 @@ def commands(part, args):
 
 def run(parts, args):
     """Runs all layouts; with --side-by-side all at once, each with its share of the jobs."""
-    more = ["--no-check", "--jobs", str(args.jobs)] if args.side_by_side else ["--jobs", str(args.jobs)]
+    more = ["--jobs", str(args.jobs), *(["--no-check"] if args.side_by_side else [])]
     running = []
     for command in (command for part in parts for command in commands(part, args)):
         running.append(subprocess.Popen([*command, *more]))
@@ -172,9 +172,7 @@ def spread(values, form):
 
 def pile_rows(args):
     registry = load_registry()
-    found = []
-    for one in tests(args.runs / "pile"):
-        found.append((one.record, by_seed(one, registry)))
+    found = [(one.record, by_seed(one, registry)) for one in tests(args.runs / "pile")]
     attention, base = (
         next(seeds for record, seeds in found if record.mixer.startswith(name)) for name in ("attention", "base_conv")
     )
