@@ -16,13 +16,14 @@ class Kernels:
     """Decides once a kind of input which kernels run, and never takes others instead."""
 
     def __init__(self) -> None:
-        self.kernels: dict[tuple[Any, ...], Any] = {}  # by device, dtype, head width, mask, gradient
+        self.kernels: dict[tuple[Any, ...], Any] = {}  # by device, dtype, head width, mask, gradient, determinism
         self.operator: str | None = None  # the kernels of the last call, as xformers names them
 
     def run(self, operators: ModuleType, q: Tensor, k: Tensor, v: Tensor, bias: Any) -> Tensor:
         """Returns [B, T, H, hd] from q [B, T, H, hd] and k, v [B, S, H, hd] under the mask."""
         trained = torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v))
-        key = (q.device, q.dtype, q.shape[-1], type(bias), trained)
+        strict = torch.are_deterministic_algorithms_enabled()
+        key = (q.device, q.dtype, q.shape[-1], type(bias), trained, strict)
         if key not in self.kernels:
             self.kernels[key] = choose(operators, q, k, v, bias, trained)
         kernels = self.kernels[key]
@@ -114,7 +115,8 @@ def choose(operators: ModuleType, q: Tensor, k: Tensor, v: Tensor, bias: Any, tr
     """Returns the first (forward, backward) kernels that take these inputs, or raises InputError with their reasons."""
     inputs = operators.fmha.Inputs(query=q, key=k, value=v, attn_bias=bias)
     reasons: list[str] = []
-    for kernels in (operators.MemoryEfficientAttentionFlashAttentionOp, operators.MemoryEfficientAttentionCutlassOp):
+    forward, backward = operators.MemoryEfficientAttentionFlashAttentionOp
+    for kernels in ((forward, repeatable(backward)), operators.MemoryEfficientAttentionCutlassOp):
         needed = kernels if trained else kernels[:1]
         refused = [f"{kernel.NAME}: {why}" for kernel in needed for why in kernel.not_supported_reasons(inputs)]
         if not refused:
@@ -126,3 +128,29 @@ def choose(operators: ModuleType, q: Tensor, k: Tensor, v: Tensor, bias: Any, tr
         f"{q.shape[-1]}, {kind}: {'; '.join(reasons)}. Train in bfloat16 (--set training.dtype=bfloat16), choose heads "
         "of a width that is a multiple of 8 and at most 256, or pin the implementation /torch"
     )
+
+
+def repeatable(kernel: Any) -> Any:
+    """Returns the backward kernel as it runs where gradients must be the same twice.
+
+    In deterministic mode xformers refuses flash attention. But where the kernel is torch's own (its name ends in -pt),
+    torch has an order of sums for it that is always the same, and takes it in strict mode; with warnings only it does
+    not.
+    """
+    if kernel.IS_DETERMINISTIC or not torch.are_deterministic_algorithms_enabled() or not kernel.NAME.endswith("-pt"):
+        return kernel
+
+    class Repeatable(kernel):  # type: ignore[misc]
+        IS_DETERMINISTIC = True
+        NAME = f"{kernel.NAME}, deterministic"  # by another name: xformers would look up the class it knows
+
+        @classmethod
+        def apply(cls, *args: Any) -> Any:
+            warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+            torch.use_deterministic_algorithms(True)
+            try:
+                return super().apply(*args)
+            finally:
+                torch.use_deterministic_algorithms(True, warn_only=warn_only)
+
+    return Repeatable

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from harness_xformers.operator import (
     document_mask,
     mask,
     packed_ends,
+    repeatable,
 )
 
 from harness import AttentionOptions, DocumentAttentionOptions, InputError, MixerConfig, SlidingWindowOptions
@@ -262,8 +264,23 @@ def test_without_an_operator_the_error_says_why_and_what_helps() -> None:
         PackedDocuments(END)(q, q, q, torch.zeros(1, 30, dtype=torch.int64))
 
 
-def kernel(name: str, *refusals: str) -> SimpleNamespace:
-    return SimpleNamespace(NAME=name, not_supported_reasons=lambda inputs: list(refusals))
+def kernel(name: str, *refusals: str, deterministic: bool = True) -> type:
+    class Kernel:
+        NAME, IS_DETERMINISTIC = name, deterministic
+
+        @classmethod
+        def not_supported_reasons(cls, inputs: object) -> list[str]:
+            refused = torch.are_deterministic_algorithms_enabled() and not cls.IS_DETERMINISTIC
+            return [*refusals, *(["operator is non-deterministic"] if refused else [])]
+
+        @classmethod
+        def apply(cls) -> tuple[bool, bool]:
+            return (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            )
+
+    return Kernel
 
 
 def stand_in(flash: tuple, cutlass: tuple) -> SimpleNamespace:
@@ -282,8 +299,44 @@ def test_a_forward_pass_takes_a_kernel_without_backward_and_training_does_not() 
         choose(operators, q, q, q, None, trained=True)
 
 
+@pytest.fixture
+def warn_only() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("warn_only")
+def test_in_deterministic_mode_torch_s_flash_attention_runs_in_its_strict_way() -> None:
+    flash = kernel("fa2F"), kernel("fa2B@2.5-pt", deterministic=False)
+    q = torch.zeros(1, 4, 2, 32)
+    _, backward = choose(stand_in(flash, (kernel("cutlassF"), kernel("cutlassB"))), q, q, q, None, trained=True)
+    assert backward.NAME == "fa2B@2.5-pt, deterministic"
+    assert backward.apply() == (True, False)
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@pytest.mark.usefixtures("warn_only")
+def test_in_deterministic_mode_another_build_of_flash_attention_is_not_taken() -> None:
+    flash = kernel("fa2F"), kernel("fa2B@2.8", deterministic=False)
+    cutlass, q = (kernel("cutlassF"), kernel("cutlassB")), torch.zeros(1, 4, 2, 32)
+    assert choose(stand_in(flash, cutlass), q, q, q, None, trained=True) is cutlass
+
+
+@needs_package
+@pytest.mark.usefixtures("warn_only")
+def test_the_kernel_of_the_package_can_be_made_repeatable() -> None:
+    operators = import_operators()
+    _, backward = operators.MemoryEfficientAttentionFlashAttentionOp
+    if not backward.NAME.endswith("-pt"):
+        pytest.skip(f"{backward.NAME} is not torch's own")
+    made = repeatable(backward)
+    assert made.IS_DETERMINISTIC
+    assert issubclass(made, backward)
+
+
 def test_the_name_of_the_kernels_that_ran_can_be_read_from_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    operators = stand_in((kernel("fa2F"), kernel("fa2B")), ())
+    operators = stand_in((kernel("fa2F"), kernel("fa2B")), (kernel("cutlassF"), kernel("cutlassB")))
     operators.memory_efficient_attention = lambda q, k, v, attn_bias, op: q
     operators.fmha.attn_bias = SimpleNamespace(LowerTriangularMask=object)
     monkeypatch.setattr("harness_xformers.operator.import_operators", lambda: operators)
