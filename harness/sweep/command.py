@@ -5,16 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.config import RunConfig
 from harness.errors import InputError
+from harness.pattern import UNDER_TEST, MixerChoice, parse_layers
 from harness.plugins import Registry
 from harness.record import CHECK, KINDS
 from harness.spec import SuiteSpec
 from harness.store import Store, StoredRecord
 from harness.sweep import settings
 from harness.sweep.estimate import Estimator, wall_seconds
+from harness.sweep.fit import require_fit
 from harness.sweep.local import LocalExecutor, slots
 from harness.sweep.machine import choose_device
-from harness.sweep.plan import FAILED, NEW, OK, Plan, Planner, check_data, entrants, plan, suite_key
+from harness.sweep.plan import FAILED, NEW, OK, Plan, Planner, check_data, choose, entrants, plan, suite_key
 from harness.sweep.progress import Display, LiveDisplay, PlainDisplay, make_tally, on_terminal
 
 FALLBACK = "cpu"  # the default preset of a device type for which no suite says that it is the default
@@ -88,6 +91,14 @@ class Sweep:
             if run.task in waiting:
                 task = self.registry.task(run.task).load(run.options, announcer(run.task))
                 check_data(self.plan, self.store, run, task.data_sha256())
+                require_fit(self._typed(run), run.model.d_model, task.max_len, self.registry)
+
+    def _typed(self, run: RunConfig) -> list[MixerChoice]:
+        """Returns the layers that somebody named. Of --all, one that does not fit fails alone, in its own trials."""
+        mixers = {trial.mixer for trial in self.plan.todo} if self.request.mixers else {UNDER_TEST}
+        layers = {layer for mixer in mixers for layer in parse_layers(run.model.layers, mixer)}
+        named = [str(layer) for layer in layers if layer.name != UNDER_TEST]
+        return [choose(self.registry, name, self.plan.device, (run.training.dtype,)) for name in sorted(named)]
 
 
 def show_while(plan: Plan, registry: Registry, workers: int, work: Callable[[Display], None]) -> None:

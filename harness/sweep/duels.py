@@ -1,11 +1,10 @@
 """One `harness compare` from what was typed to a verdict; and the A/A test, which says how often verdicts are wrong."""
 
-import dataclasses
 import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.config import ModelConfig, RunConfig, TimingConfig, TrainingConfig
@@ -14,6 +13,7 @@ from harness.pattern import MixerChoice
 from harness.plugins import Registry
 from harness.record import DUEL, TIMING
 from harness.store import StoredRecord
+from harness.sweep.fit import require_fit
 from harness.sweep.gated import (
     BATCH,
     D_MODEL,
@@ -112,6 +112,8 @@ def run_compare(request: CompareRequest, registry: Registry) -> list[Decided]:
     if request.processes < MIN_PROCESSES:
         raise InputError(f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: fewer decide nothing")
     gate = Gate(registry, (request.a, request.b), request.place, request.dtype)
+    for T in lengths:
+        require_fit(gate.mixers, request.d_model, T, registry)
     refused = gate.open()
     if refused:
         raise HarnessError("; ".join(refused))
@@ -124,7 +126,9 @@ def run_compare(request: CompareRequest, registry: Registry) -> list[Decided]:
     }
     order = list(trials)
     random.Random(0).shuffle(order)
-    records = gate.run([trials[key] for key in order])
+    # a process of a round serves all points: half of a short one would be imports
+    together = {key: replace(trials[key], together=f"{pair[0]} against {pair[1]} process {key[1]}") for key in order}
+    records = gate.run([together[key] for key in order])
     require_ok(records, len(trials))
     by_key = {stored.record.key: stored for stored in records}
     found = []
@@ -137,13 +141,13 @@ def run_compare(request: CompareRequest, registry: Registry) -> list[Decided]:
 
 def run_aa(request: CompareRequest, pairs: int, registry: Registry) -> FalseVerdicts:
     """Returns how often A is called faster or slower than itself on this machine, over so many comparisons."""
-    return false_verdicts(run_pairs(dataclasses.replace(request, b=request.a), pairs, registry), request.margin)
+    return false_verdicts(run_pairs(replace(request, b=request.a), pairs, registry), request.margin)
 
 
 def run_pairs(request: CompareRequest, pairs: int, registry: Registry, duels: int = DUELS_A_PROCESS) -> list[Decided]:
     """Returns so many comparisons of each mode and length; `duels` of them share their processes."""
     duels = min(pairs, duels)
-    many = dataclasses.replace(request, duels=duels, batches=math.ceil(pairs / duels))
+    many = replace(request, duels=duels, batches=math.ceil(pairs / duels))
     return run_compare(many, registry)[:pairs]
 
 

@@ -13,6 +13,7 @@ from harness.pattern import MixerChoice, parse_layers
 from harness.plugins import Registry
 from harness.record import PEAK, SPEED
 from harness.store import StoredRecord
+from harness.sweep.fit import require_fit
 from harness.sweep.fork import can_fork
 from harness.sweep.gated import BATCH, D_MODEL, HERE, LENGTHS, LIMITS, Gate, Place, require_dtype, require_lengths
 from harness.sweep.local import alone
@@ -79,6 +80,9 @@ def run_times(request: TimeRequest, registry: Registry) -> Timed:
         raise InputError(f"--processes takes at least {MIN_PROCESSES}, got {request.processes}: spread is the point")
     parse_layers(request.layers, "attention")  # a pattern that cannot be read is the user's error, before anything
     gate = Gate(registry, request.mixers, request.place, request.dtype)
+    for choice in gate.mixers:
+        for T in lengths:
+            require_fit(_layers(choice, request, gate), request.d_model, T, registry)
     refused = gate.open()
     if gate.mixers:
         ensure_ceilings(gate.device, gate.facts, alone(gate.device).threads)
@@ -121,8 +125,7 @@ def _peaks(point: tuple[MixerChoice, int], request: TimeRequest, modes: tuple[st
 
 def _trial(kind: str, point: tuple[MixerChoice, int], request: TimeRequest, options: SpeedOptions, gate: Gate) -> Trial:
     choice, T = point
-    parsed = parse_layers(request.layers, str(choice))
-    layers = [choose(gate.registry, str(layer), gate.device, (request.dtype,)) for layer in parsed]
+    layers = _layers(choice, request, gate)
     config = RunConfig(
         task="timing",
         options=options,
@@ -132,6 +135,11 @@ def _trial(kind: str, point: tuple[MixerChoice, int], request: TimeRequest, opti
         limits=LIMITS,
     )
     return gate.trial(kind, layers, config, [choice])
+
+
+def _layers(choice: MixerChoice, request: TimeRequest, gate: Gate) -> list[MixerChoice]:
+    parsed = parse_layers(request.layers, str(choice))
+    return [choose(gate.registry, str(layer), gate.device, (request.dtype,)) for layer in parsed]
 
 
 def _timed(found: Sequence[StoredRecord], refused: Sequence[str], gate: Gate) -> Timed:

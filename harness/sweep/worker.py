@@ -143,6 +143,7 @@ def _prepare(job: Job) -> dict[str, Any]:
     from harness.train import prepare_process
 
     prepare_process(job.device, job.threads)
+    gc.freeze()  # what was imported stays: each pause of the collector then walks the objects of the trial alone
     return {**device_facts(job.device), "threads": job.threads}
 
 

@@ -19,7 +19,7 @@ from harness.timing.probe import drift
 from harness.timing.sample import Call, quartiles, repeated, summarise
 from harness.timing.session import Session
 from harness.timing.spread import disturbances, one, per_probe
-from harness.timing.stop import StopRule
+from harness.timing.stop import stop_rule
 from harness.timing.workload import decode_call, without_grad
 from harness.train import keep_pages, make_optimizer, stepper, to_device
 
@@ -44,7 +44,7 @@ def measure_cost(
     timing, bench = config.timing, _Bench(model, batch, config, device)
     step, raw, facts = bench.train(baseline)  # memory first
     facts["operators_by_layer"] = [_operator(block.mixer) for block in model.layers]  # as in training
-    session = Session(device, StopRule(min_samples=timing.samples, max_s=MAX_S), timing.warmup)
+    session = Session(device, stop_rule(device, MAX_S, timing.samples), timing.warmup)
     session.take("train_step", step)
     session.take("forward", bench.forward())
     decode, of_state, state_facts = bench.decode()

@@ -21,8 +21,8 @@ class Probe:
         self.device, self.on_gpu = device, torch.device(device).type == "cuda"
         N, n_bytes = (4096, 1 << 28) if self.on_gpu else (512, 1 << 24)
         dtype = torch.bfloat16 if self.on_gpu else torch.float32
-        generator = torch.Generator().manual_seed(0)
-        self.a = torch.randn(N, N, generator=generator).to(device, dtype)
+        generator = torch.Generator(device).manual_seed(0)
+        self.a = torch.randn(N, N, generator=generator, device=device).to(dtype)
         self.b, self.out = self.a.flip(0), torch.empty_like(self.a)
         self.source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
         self.target = torch.empty_like(self.source).zero_()  # touched, so that no copy meets a new page

@@ -25,6 +25,13 @@ class StopRule:
     max_s: float = 1.5
 
 
+def stop_rule(device: str, max_s: float, min_samples: int = 10) -> StopRule:
+    """Returns the rule of a series on this device. A GPU has a clock of its own: half the time tells as much."""
+    if device.partition(":")[0] == "cuda":
+        return StopRule(min_samples=min_samples, min_s=0.1, max_s=max_s / 2)
+    return StopRule(min_samples=min_samples, max_s=max_s)
+
+
 def noise(samples: np.ndarray) -> float:
     """Returns the spread of one sample, relative to the median: a standard deviation that outliers do not move."""
     median = float(np.median(samples))

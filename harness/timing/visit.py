@@ -13,10 +13,10 @@ from harness.timing.floor import flops, least_bytes
 from harness.timing.sample import Call, once
 from harness.timing.session import Session
 from harness.timing.settings import SpeedOptions
-from harness.timing.stop import StopRule
+from harness.timing.stop import stop_rule
 from harness.timing.workload import Workload
 
-COLD = ("forward", "decode")  # what a whole step or a prompt touches does not fit into a cache anyway
+COLD = "forward"  # of a whole step, a prompt or many tokens only the first part would meet a cold cache
 OPERANDS = f"in turn, {ROTATE_CACHES} times what the cache holds, {MOST_ROTATIONS} at most"
 FLUSHED = "a buffer of twice the cache is written before each sample"
 GRAPHED = ("forward", "train", "prefill")  # decode restores a state: it stays with plain launches
@@ -35,7 +35,7 @@ class Visit:
 
     def run(self, report: Report) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns (raw arrays, facts)."""
-        self.session = Session(self.device, StopRule(max_s=self.options.max_s))
+        self.session = Session(self.device, stop_rule(self.device, self.options.max_s))
         self.raw, self.gpu = self.session.raw, self.session.gpu
         modes = list(self.options.modes)
         random.Random(self.options.process).shuffle(modes)
@@ -64,9 +64,7 @@ class Visit:
             return
         self.session.take(mode, call)
         self._floor(mode, call)
-        if self.gpu is None:
-            return
-        if mode in COLD:
+        if self.gpu is not None and mode == COLD:
             self.session.take(f"{mode}_cold", cold(call, self.device))
 
     def _graph(self, mode: str) -> None:

@@ -13,6 +13,7 @@ from harness.timing.nvml import Gpu
 
 SLACK_S = 0.05  # the system counts CPU time in steps of 10 ms on each core
 OTHER_CORES = 0.1  # of other processes, beyond the slack
+BUSY_SHARE = 0.5  # of all cores: where a GPU does the work, others disturb once they crowd the launching process
 STOLEN_CORES = 0.02  # taken by the hypervisor
 LATE = 1.05  # of the median: a preempted sample that took no longer was not disturbed
 
@@ -91,13 +92,19 @@ def between(before: Reading, after: Reading) -> Window:
     stolen = max(after.stolen_s - before.stolen_s, 0.0)
     quota = None if None in (before.quota_s, after.quota_s) else float(after.quota_s or 0) - float(before.quota_s or 0)
     flags = Disturbance.NONE
-    if other > SLACK_S + OTHER_CORES * wall or _foreign(before) or _foreign(after):
+    if _crowded(before, other, own, wall) or _foreign(before) or _foreign(after):
         flags |= Disturbance.OTHERS
     if stolen > SLACK_S + STOLEN_CORES * wall:
         flags |= Disturbance.STOLEN
     if (quota or 0.0) > 0.0 or _slowed(before) or _slowed(after):
         flags |= Disturbance.THROTTLED
     return Window(wall, own / wall, other / wall, stolen / wall, quota, flags)
+
+
+def _crowded(before: Reading, other: float, own: float, wall: float) -> bool:
+    if before.gpu is None:
+        return other > SLACK_S + OTHER_CORES * wall
+    return other + own > BUSY_SHARE * wall * (psutil.cpu_count() or 1)
 
 
 def switches() -> int:

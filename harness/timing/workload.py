@@ -74,9 +74,9 @@ class Workload:
 
     def _forward(self, rotations: int) -> Call:
         block: Any = self.layer.eval().layers[0]
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
         shape = (self.B, self.T, self.D)
-        inputs = [torch.randn(shape, generator=generator).to(self.device) for _ in range(rotations)]
+        inputs = [torch.randn(shape, generator=generator, device=self.device) for _ in range(rotations)]
         extra = (self.tokens,) if block.needs_tokens else ()
         turn = _turns(inputs)
         return self._without_grad(lambda: block.mixer(turn(), *extra))

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from harness.timing.stop import QUIET, SETTLED, TIME, Stopper, StopRule, median_error, noise
+from harness.timing.stop import QUIET, SETTLED, TIME, Stopper, StopRule, median_error, noise, stop_rule
 
 RULE = StopRule(target=0.005, min_samples=10, min_s=0.2, max_s=1.5)
 
@@ -89,3 +89,9 @@ def test_an_outlier_hardly_moves_the_noise():
     assert noise(samples) == pytest.approx(0.01, rel=0.2)
     assert noise(np.append(samples, 100.0)) == pytest.approx(noise(samples), rel=0.05)
     assert noise(np.array([1.0])) == np.inf
+
+
+def test_a_gpu_is_sampled_half_as_long() -> None:
+    cpu, gpu = stop_rule("cpu", 1.2, 20), stop_rule("cuda:1", 1.2, 20)
+    assert (cpu.max_s, cpu.min_s, cpu.min_samples) == (1.2, 0.2, 20)
+    assert (gpu.max_s, gpu.min_s, gpu.min_samples) == (0.6, 0.1, 20)

@@ -35,6 +35,14 @@ def test_the_counters_tell_who_else_was_there(happened, flags):
     assert window(**happened).flags == flags
 
 
+def test_where_a_gpu_works_other_processes_count_once_they_crowd_the_cores(monkeypatch):
+    monkeypatch.setattr("psutil.cpu_count", lambda: 16)
+    alone = dataclasses.replace(START, gpu={"throttle": [], "other_processes": 0})
+    for other, flags in ((6.0, Disturbance.NONE), (8.0, Disturbance.OTHERS)):
+        end = dataclasses.replace(alone, wall_s=1.0, busy_s=1.0 + other, own_s=1.0)
+        assert between(alone, end).flags == flags
+
+
 def test_cores_are_counted_as_shares_of_the_window():
     found = window(wall=2.0, own=3.0, other=1.0, stolen=0.5)
     assert (found.own_cores, found.other_cores, found.stolen_cores) == (1.5, 0.5, 0.25)

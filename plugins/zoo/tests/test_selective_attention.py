@@ -204,10 +204,9 @@ def test_the_published_selection_scales_every_position_in_training() -> None:
     assert module.selection(x, tokens)[0] is None
 
 
-def test_a_k_beyond_the_sequence_selects_everything() -> None:
-    for k in (MAX_LEN, 10 * MAX_LEN):
-        assert build(k=k).selection(*inputs(100))[0].all()
-    options = PublishedOptions(k=1000)
+def test_a_k_of_the_whole_sequence_selects_everything() -> None:
+    assert build(k=MAX_LEN).selection(*inputs(100))[0].all()
+    options = PublishedOptions(k=MAX_LEN)
     module = SELECTIVE_ATTENTION_PUBLISHED.build(MixerConfig(d_model=D, max_len=MAX_LEN, options=options)).eval()
     assert module.selection(*inputs(100))[0].all()
 
@@ -216,6 +215,7 @@ def test_a_k_beyond_the_sequence_selects_everything() -> None:
     ("options", "message"),
     [
         (SelectiveAttentionOptions(k=0), "selective_attention: k = 0; it takes a number of at least 1"),
+        (SelectiveAttentionOptions(k=MAX_LEN + 1), f"k = {MAX_LEN + 1}; it takes 1 to max_len = {MAX_LEN}"),
         (SelectiveAttentionOptions(selection="best"), "selection = 'best'; choose one of learned, programmatic, rand"),
         (SelectiveAttentionOptions(selection="random", seed=-1), "seed = -1; it takes a number of at least 0"),
         (SelectiveAttentionOptions(heads=5), "selective_attention: heads = 5 does not divide d_model = 12"),
@@ -227,6 +227,13 @@ def test_options_that_do_not_fit_are_refused(options: SelectiveAttentionOptions,
             make(MixerConfig(d_model=D, max_len=MAX_LEN, options=options))
 
 
+def test_the_published_selection_refuses_a_k_beyond_the_sequence() -> None:
+    made = MixerConfig(d_model=D, max_len=MAX_LEN, options=PublishedOptions(k=MAX_LEN + 1))
+    for ask in (SELECTIVE_ATTENTION_PUBLISHED.build, lambda config: SELECTIVE_ATTENTION_PUBLISHED.flops(config, 64)):
+        with pytest.raises(InputError, match=f"_published: k = {MAX_LEN + 1}; it takes 1 to max_len"):
+            ask(made)
+
+
 def test_a_sequence_beyond_the_coins_is_refused_naming_both_lengths() -> None:
     with pytest.raises(InputError, match=f"T = {MAX_LEN + 1} .*max_len = {MAX_LEN}"):
         build("random")(*inputs(MAX_LEN + 1))
@@ -235,4 +242,6 @@ def test_a_sequence_beyond_the_coins_is_refused_naming_both_lengths() -> None:
 def test_operations_grow_with_the_selected_queries() -> None:
     few, full = (SELECTIVE_ATTENTION.flops(config(name, k=4), 128) for name in ("learned", "full"))
     assert SELECTIVE_ATTENTION.flops(config("random", k=4), 128) == few < full
+    made = MixerConfig(d_model=D, max_len=MAX_LEN, options=PublishedOptions(k=4))
+    assert SELECTIVE_ATTENTION_PUBLISHED.flops(made, 128) == 6 * 128 * D * D + 8 * D * D + 16 * 128 * D
     assert full == 8 * 128 * D * D + 4 * D * 128 * 129 // 2

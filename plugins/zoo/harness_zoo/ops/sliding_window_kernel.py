@@ -55,8 +55,8 @@ TILES = {
         "key_gradient_kernel": (32, 64, 4, 3),
     },
     "float32": {
-        "forward_kernel": (64, 32, 8, 2),
-        "query_gradient_kernel": (32, 16, 4, 2),
+        "forward_kernel": (32, 32, 4, 2),
+        "query_gradient_kernel": (32, 32, 4, 1),
         "key_gradient_kernel": (32, 32, 4, 2),
     },
     "float32, wide": {

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from harness import AttentionOptions, MixerConfig, MixerSpec, attention_bytes, check_attention
+from harness import AttentionOptions, InputError, MixerConfig, MixerSpec, attention_bytes, check_attention
 from harness_zoo.options import FLOAT_BYTES, at_least, one_of
 
+PUBLISHED = "selective_attention_published"
 SELECTIONS = ("learned", "programmatic", "random", "full")
 ID_BYTES, COUNT_BYTES = 4, 8
 
@@ -45,11 +46,20 @@ def selection_of(config: MixerConfig) -> Any:
 
 
 def k_of(config: MixerConfig) -> int:
-    """Returns k: at most max_len, where everything is selected."""
+    """Returns k, of max_len positions at most; where none was chosen, the root of max_len, rounded up."""
     from harness_zoo.selective_attention.selection import root
 
     k = (config.options or SelectiveAttentionOptions()).k
-    return root(config.max_len) if k is None else min(config.max_len, at_least("selective_attention", "k", k, 1))
+    return root(config.max_len) if k is None else _checked("selective_attention", k, config.max_len)
+
+
+def _checked(mixer: str, k: int, max_len: int) -> int:
+    if at_least(mixer, "k", k, 1) > max_len:
+        raise InputError(
+            f"{mixer}: k = {k}; it takes 1 to max_len = {max_len}, the longest sequence of the task: with as much "
+            "everything is selected (selection=full)"
+        )
+    return k
 
 
 def build(config: MixerConfig) -> Any:
@@ -86,6 +96,18 @@ def flops(config: MixerConfig, T: int) -> int:
         return 8 * T * D * D + 2 * D * T * (T + 1)
     k = T if options.selection == "programmatic" else k_of(config)
     M = round(sum(min(1.0, k / (t + 1)) for t in range(T)))
+    return _operations(T, D, M)
+
+
+def flops_published(config: MixerConfig, T: int) -> int:
+    """Returns the operations of one forward pass over T tokens in evaluation: k selected queries meet T keys."""
+    from harness_zoo.selective_attention.selection import root
+
+    k = _published_k(config)
+    return _operations(T, config.d_model, min(T, root(T) if k is None else k))
+
+
+def _operations(T: int, D: int, M: int) -> int:
     return 6 * T * D * D + 2 * M * D * D + 4 * M * T * D
 
 
@@ -107,9 +129,13 @@ def _published(config: MixerConfig) -> tuple[AttentionOptions, Any]:
     from harness_zoo.selective_attention.selection import WholeSequence
 
     options: PublishedOptions = config.options or PublishedOptions()
-    mixer = "selective_attention_published"
-    k = None if options.k is None else at_least(mixer, "k", options.k, 1)
-    return check_attention(mixer, config.d_model, options), WholeSequence(config.d_model, k, config.max_len)
+    heads = check_attention(PUBLISHED, config.d_model, options)
+    return heads, WholeSequence(config.d_model, _published_k(config), config.max_len)
+
+
+def _published_k(config: MixerConfig) -> int | None:
+    k = (config.options or PublishedOptions()).k
+    return None if k is None else _checked(PUBLISHED, k, config.max_len)
 
 
 SELECTIVE_ATTENTION = MixerSpec(
@@ -127,7 +153,7 @@ SELECTIVE_ATTENTION = MixerSpec(
     flops=flops,
 )
 SELECTIVE_ATTENTION_PUBLISHED = MixerSpec(
-    name="selective_attention_published",
+    name=PUBLISHED,
     summary="the learned selection as published: over the whole sequence, not causal",
     source="arXiv:2312.04927",
     build=build_published,
@@ -137,4 +163,5 @@ SELECTIVE_ATTENTION_PUBLISHED = MixerSpec(
     dtypes=("float32", "bfloat16"),
     max_error={"float32": 1e-5, "bfloat16": 3e-2},
     needs_tokens=True,
+    flops=flops_published,
 )
