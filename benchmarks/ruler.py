@@ -229,9 +229,9 @@ def main():
     for part in (clock, aa, planted, burn):
         if part.__name__ in parts:
             rows += part(args, found)
+            if args.json:  # after each part: what was found outlives a run that is cut short
+                args.json.write_text(json.dumps(found, indent=1))
     print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1))
     if args.plot and "aa" in found:
         plot(found, args.plot)
     sys.exit(1 if any(one[""] == "MISSED" for one in rows) else 0)

@@ -28,7 +28,7 @@ from harness.sweep.gated import (
 )
 from harness.sweep.times import require_modes
 from harness.sweep.trial import Trial
-from harness.timing.duel import disturbances, log_ratios
+from harness.timing.duel import PLAIN, disturbances, log_ratios
 from harness.timing.settings import DuelOptions
 from harness.timing.verdict import FASTER, MARGIN, MIN_PROCESSES, SLOWER, Verdict, judge, smallest_found
 
@@ -67,17 +67,20 @@ class Decided:
     verdict: Verdict
     disturbed: tuple[str, ...]  # by what; empty: clean
     log_ratios: tuple[float, ...]  # one a process
+    launches: tuple[str, ...] = ()  # how the calls were launched, as the processes tell it
 
     def to_json(self) -> dict[str, Any]:
         """Returns the comparison as plain JSON values."""
         plain = {"a": self.a, "b": self.b, "mode": self.mode, "T": self.T, **self.verdict.to_json()}
-        return {**plain, "disturbed": list(self.disturbed), "log_ratios": list(self.log_ratios)}
+        lists = {"disturbed": self.disturbed, "log_ratios": self.log_ratios, "launches": self.launches}
+        return {**plain, **{name: list(values) for name, values in lists.items()}}
 
     def __str__(self) -> str:
         v = self.verdict
         said = {FASTER: f"{self.b} is faster", SLOWER: f"{self.b} is slower"}.get(v.verdict, v.verdict)
         interval = f"{v.low:.4f} to {v.high:.4f}: {v.level:.0%} interval of the median over {v.processes} processes"
-        note = f"; disturbed: {', '.join(self.disturbed)}" if self.disturbed else ""
+        note = f"; {' or '.join(self.launches)}" if self.launches and self.launches != (PLAIN,) else ""
+        note += f"; disturbed: {', '.join(self.disturbed)}" if self.disturbed else ""
         return (
             f"{self.mode}, T = {self.T}: {said}: {self.b} takes {v.ratio:.4f} times as long as {self.a} "
             f"({interval}; margin {v.margin:.1%}){note}"
@@ -197,6 +200,7 @@ def decide(
     raws = [stored.raw() for stored in processes]
     ratios = list(zip(*map(log_ratios, raws), strict=True))  # [duels][processes]
     noticed = list(zip(*map(disturbances, raws), strict=True))
+    launches = tuple(sorted({stored.record.facts["policy"].get("launches", PLAIN) for stored in processes}))
     return [
         Decided(
             a=str(pair[0]),
@@ -206,6 +210,7 @@ def decide(
             verdict=judge(of_duel, request.margin),
             disturbed=tuple(sorted({cause for causes in noticed[number] for cause in causes})),
             log_ratios=tuple(of_duel),
+            launches=launches,
         )
         for number, of_duel in enumerate(ratios)
     ]

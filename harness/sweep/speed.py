@@ -100,8 +100,9 @@ def _peak_of(job: Job, registry: Registry, mode: str) -> tuple[int | None, str, 
 
 
 def _duel(job: Job, registry: Registry, report: Report) -> Outcome:
-    from harness.timing.duel import duel_measures, run_duels
+    from harness.timing.duel import PLAIN, duel_measures, run_duels
 
     config = config_of(job.trial)
     raw, facts = run_duels(registry, job.trial.mixer, config, job.device, report)
-    return Outcome(duel_measures(raw), facts, raw)
+    # an attempt to capture that failed may have left the allocator believing that it goes on
+    return Outcome(duel_measures(raw), facts, raw, spent=facts["policy"]["launches"].startswith(f"{PLAIN}:"))

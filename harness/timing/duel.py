@@ -1,7 +1,7 @@
 """One process of `harness compare`: two calls in turn, a coin deciding which goes first in every pair."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
@@ -19,10 +19,11 @@ from harness.timing.probe import SPIN_CYCLES, Probe, drift
 from harness.timing.sample import Call, collector_paused, draw, quartiles, warm_up
 from harness.timing.stop import Stopper, StopRule
 from harness.timing.watch import LATE, Disturbance, Window, between, disturbed_by, read
-from harness.timing.workload import Workload
+from harness.timing.workload import GRAPHED, Workload
 
 PAIRS_TARGET = 0.002  # relative standard error of the median ratio
 TYPICAL_CALLS = 5
+PLAIN, REPLAYED = "plain launches", "each call is one CUDA graph, replayed"
 Raw = Mapping[str, np.ndarray]
 Report = Callable[[int, int, str], None]
 
@@ -70,11 +71,12 @@ def run_duels(
     gpu = Gpu(device) if device != "cpu" else None
     before, probe, coin = conditions(gpu), Probe(device), random.Random(options.process)
     rule = StopRule(target=PAIRS_TARGET, min_samples=20, max_s=options.max_s)
-    readings, found = [probe.read()], []
+    readings, found, launches = [probe.read()], [], ""
     for number in range(options.duels):
         report(number, options.duels, f"{mixer} against {options.other}")
         seed = options.process * options.duels + number
-        a, b = (Workload(registry, name, config, device, seed).call(options.mode) for name in (mixer, options.other))
+        works = [Workload(registry, name, config, device, seed) for name in (mixer, options.other)]
+        a, b, launches = pair_of(works, options.mode, device)
         found.append(duel(a, planted(a, b, options.planted, device), device, rule, coin, gpu))
         readings.append(probe.read())
     raw = {name: np.concatenate([getattr(one, name) for one in found]) for name in ("a_ms", "b_ms", "a_first", "flags")}
@@ -86,8 +88,24 @@ def run_duels(
         "ended": [one.ended for one in found],
         "other_cores": [round(one.window.other_cores, 3) for one in found],
         "conditions": {"before": before, "after": conditions(gpu)},
-        "policy": {"order": "a coin a pair", "threads": torch.get_num_threads()},
+        "policy": {"order": "a coin a pair", "threads": torch.get_num_threads(), "launches": launches},
     }
+
+
+def pair_of(works: Sequence[Workload], mode: str, device: str) -> tuple[Call, Call, str]:
+    """Returns the calls of A and B, and how both are launched: on CUDA as graphs, unless one cannot be captured.
+
+    The host's launches take as long as a small layer, and vary more than layers differ.
+    """
+    said = PLAIN
+    if torch.device(device).type == "cuda" and mode in GRAPHED:
+        try:
+            a, b = (work.replayed(mode) for work in works)
+            return a, b, REPLAYED
+        except Exception as error:  # whatever a layer does that a graph cannot hold
+            said = f"{PLAIN}: one cannot be captured: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    a, b = (work.call(mode) for work in works)
+    return a, b, said
 
 
 def planted(a: Call, b: Call, share: float, device: str) -> Call:

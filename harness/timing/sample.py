@@ -16,6 +16,7 @@ from harness.timing.stop import Stopper, StopRule
 from harness.timing.watch import LATE, Disturbance, Window, between, page_faults, read, switches
 
 WARM_UP_S = 0.05  # at least, after the first call
+WARM_UP_GPU_S = 0.02  # there the host is busy from the first launch on, and no page is new
 WARM_UP_MOST_S = 1.0
 CALM_CALLS = 2  # so many calls in a row that touch no new page
 
@@ -68,9 +69,10 @@ def measure(call: Call, device: str, rule: StopRule, gpu: Gpu | None = None, lea
 def warm_up(call: Call, device: str, least: int = 0) -> int:
     """Returns how many untimed calls were made: `least`, until none touches a new page, and for some time."""
     started, calm, calls, faults = perf_counter(), 0, 0, page_faults()
+    at_least = WARM_UP_S if torch.device(device).type == "cpu" else WARM_UP_GPU_S
     while True:
         spent = perf_counter() - started
-        warm = spent >= WARM_UP_MOST_S or (calm >= CALM_CALLS and spent >= WARM_UP_S)
+        warm = spent >= WARM_UP_MOST_S or (calm >= CALM_CALLS and spent >= at_least)
         if warm and calls >= least:
             return calls
         once(call)

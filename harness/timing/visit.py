@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UnavailableError
-from harness.timing.cuda import MOST_ROTATIONS, ROTATE_CACHES, cold, graphed, rotations
+from harness.timing.cuda import MOST_ROTATIONS, ROTATE_CACHES, cold, rotations
 from harness.timing.floor import flops, least_bytes
 from harness.timing.sample import Call, once
 from harness.timing.session import Session
 from harness.timing.settings import SpeedOptions
 from harness.timing.stop import stop_rule
-from harness.timing.workload import Workload
+from harness.timing.workload import GRAPHED, Workload
 
 COLD = "forward"  # of a whole step, a prompt or many tokens only the first part would meet a cold cache
 OPERANDS = f"in turn, {ROTATE_CACHES} times what the cache holds, {MOST_ROTATIONS} at most"
 FLUSHED = "a buffer of twice the cache is written before each sample"
-GRAPHED = ("forward", "train", "prefill")  # decode restores a state: it stays with plain launches
 Report = Callable[[int, int, str], None]
 
 
@@ -69,7 +68,7 @@ class Visit:
 
     def _graph(self, mode: str) -> None:
         try:
-            replay = self.work.recorded_train() if mode == "train" else graphed(self.work.call(mode), self.device)
+            replay = self.work.replayed(mode)
         except Exception as error:  # whatever a layer does that a graph cannot hold
             cause = str(error).partition("\n")[0]
             self.missing[f"{mode}_graph"] = f"cannot be captured: {type(error).__name__}: {cause}"

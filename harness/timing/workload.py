@@ -15,12 +15,14 @@ from harness.errors import InputError, UnavailableError
 from harness.model import LanguageModel, build_model
 from harness.pattern import parse_layers
 from harness.plugins import Registry
+from harness.timing.cuda import graphed
 from harness.timing.memory import state_bytes_by_layer
 from harness.timing.sample import Call
 from harness.train import DTYPES, autocast, make_optimizer, seed_everything, stepper, train_step
 
 VOCAB = 256
 LABEL_EVERY = 16  # of the positions, one is labelled: as many as in recall tasks, so that the head is not what is timed
+GRAPHED = ("forward", "train", "prefill")  # decode restores a state: it stays with plain launches
 DECODE_STEPS = 16  # steps in one sample, from a state that is copied before each
 
 
@@ -100,11 +102,14 @@ class Workload:
         batches = [self.tokens.roll(shift, dims=1) for shift in range(rotations)]
         return _turns([(tokens, rows, tokens.flatten()[rows]) for tokens in batches])
 
-    def recorded_train(self) -> Call:
-        """Returns the training step as `harness run` makes it on CUDA: recorded once, then replayed.
+    def replayed(self, mode: str) -> Call:
+        """Returns the call of one of GRAPHED as one CUDA graph: what is left when launches cost nothing.
 
-        Raises UnavailableError where it cannot be recorded.
+        A training step is recorded as `harness run` does it. Raises whatever says that the call cannot be captured.
         """
+        return self._recorded_train() if mode == "train" else graphed(self.call(mode), self.device)
+
+    def _recorded_train(self) -> Call:
         model, training = self.model.train(), self.config.training
         step = stepper(model, make_optimizer(model, training, lr=0.0), training, self.device)
         turn = self._batches(1)

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -257,7 +258,8 @@ def test_exponents_are_of_one_mixer_and_mode():
 class Fought:
     """The stored record of a process with two duels."""
 
-    def __init__(self, ratio, flags=0):
+    def __init__(self, ratio, flags=0, launches="plain launches"):
+        self.record = SimpleNamespace(facts={"policy": {"launches": launches}})
         a = np.array([1.0, 1.1, 1.2, 1.3])
         self.arrays = {
             "a_ms": a,
@@ -279,6 +281,15 @@ def test_each_duel_is_decided_over_the_processes_that_fought_it(registry):
     assert slower.disturbed == ("other processes",)
     assert str(slower).startswith("forward, T = 16: ema/torch is slower: ema/torch takes 1.0535 times as long as")
     assert json.loads(json.dumps(slower.to_json()))["processes"] == 8
+    assert "launches" not in str(slower)
+
+
+def test_a_verdict_says_where_graphs_were_replayed_and_where_one_process_could_not(registry):
+    pair = (registry.mixer("attention"), registry.mixer("ema"))
+    processes = [Fought(1.05, launches="a graph" if i else "plain launches: why") for i in range(8)]
+    slower, _ = decide(pair, ("forward", 16), processes, CompareRequest(a="attention", b="ema"))
+    assert str(slower).endswith("; a graph or plain launches: why")
+    assert slower.to_json()["launches"] == ["a graph", "plain launches: why"]
 
 
 def test_false_verdicts_are_counted_and_the_smallest_slowdown_is_told():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness.timing import cuda
+from harness.timing.duel import PLAIN, REPLAYED, pair_of
 from harness.timing.sample import Call
 
 
@@ -100,3 +101,33 @@ def test_inputs_take_turns_until_they_fill_the_cache_three_times(monkeypatch, n_
     monkeypatch.setattr(cuda, "cache_bytes", lambda device: 50 << 20)
     assert cuda.rotations("cuda", n_bytes) == turns
     assert cuda.rotations("cpu", n_bytes) == 1
+
+
+class Work:
+    """A layer that is called plainly, and as a graph unless something in it forbids that."""
+
+    def __init__(self, refused=None):
+        self.refused = refused
+
+    def call(self, mode):
+        return f"plain {mode}"
+
+    def replayed(self, mode):
+        if self.refused:
+            raise RuntimeError(self.refused)
+        return f"graph of {mode}"
+
+
+def test_two_layers_are_compared_as_graphs_where_both_can_be_captured():
+    assert pair_of([Work(), Work()], "forward", "cuda") == ("graph of forward", "graph of forward", REPLAYED)
+
+
+def test_where_one_cannot_be_captured_both_are_launched_plainly_and_the_reason_is_told():
+    a, b, launches = pair_of([Work(), Work("it waits\nfor the host")], "train", "cuda")
+    assert (a, b) == ("plain train", "plain train")
+    assert launches == f"{PLAIN}: one cannot be captured: RuntimeError: it waits"
+
+
+@pytest.mark.parametrize(("mode", "device"), [("decode", "cuda"), ("forward", "cpu")])
+def test_decoding_and_a_cpu_know_plain_launches_only(mode, device):
+    assert pair_of([Work("never asked")] * 2, mode, device) == (f"plain {mode}", f"plain {mode}", PLAIN)

@@ -174,3 +174,12 @@ def test_every_mixer_of_the_zoo_is_among_the_cases() -> None:
 def test_listing_the_zoo_imports_no_torch() -> None:
     code = "import sys, harness_zoo; list(harness_zoo.harness_mixers()); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@every_case
+def test_a_training_step_asks_the_device_nothing_so_that_a_cuda_graph_can_hold_it(case: str) -> None:
+    module, u = build(case), inputs(case, 40).requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+        module(u).sum().backward()
+    asked = {"aten::_local_scalar_dense", "aten::nonzero"}  # what waits for a value, and for a number of values
+    assert not asked & {event.key for event in watched.key_averages()}

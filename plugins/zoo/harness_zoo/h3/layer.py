@@ -120,5 +120,11 @@ class H3(nn.Module):
 
 
 def powers(a: Tensor, n: int) -> Tensor:
-    """Returns [H, n, N / 2]: a^0 to a^(n - 1) of a [H, N / 2]."""
-    return torch.cat((torch.ones_like(a).unsqueeze(1), a.unsqueeze(1).expand(-1, n - 1, -1)), dim=1).cumprod(1)
+    """Returns [H, n, N / 2]: a^0 to a^(n - 1) of a [H, N / 2].
+
+    By doubling: the gradient of a cumulative product asks the device for zeros, which no CUDA graph can hold.
+    """
+    table, factor = torch.ones_like(a).unsqueeze(1), a.unsqueeze(1)
+    while table.shape[1] < n:
+        table, factor = torch.cat((table, table * factor), dim=1), factor * factor
+    return table[:, :n]
