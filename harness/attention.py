@@ -115,6 +115,17 @@ class SelfAttention(nn.Module):
         """Returns an empty cache of keys and values."""
         return self.heads.empty_cache(B, device, dtype)
 
+    def prefill(self, x: Tensor) -> tuple[Tensor, KVCache]:
+        """Returns ([B, T, D], the cache after x) from x [B, T, D]: what as many steps leave, in one pass."""
+        q, k, v = self.heads(x)
+        return self.heads.merge(self.attend(q, k, v)), self.kept(k, v)
+
+    def kept(self, k: Tensor, v: Tensor) -> KVCache:
+        """Returns the cache of k and v [B, Hkv, T, hd]: copies, since these are slices of a wider product."""
+        first = 0 if self.window is None else max(0, k.shape[2] - self.window)
+        copies = (part[:, :, first:].clone(memory_format=torch.contiguous_format) for part in (k, v))
+        return *copies, k.shape[2]  # type: ignore[return-value]
+
     def step(self, x_t: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
         """Returns ([B, D], the cache with this position) from x_t [B, D]."""
         q, state = self.remember(x_t, state)
@@ -140,6 +151,11 @@ class TokenAttention(SelfAttention):
         """Returns an empty cache of keys and values, and of the ids, which take 4 bytes each."""
         ids = torch.empty(B, 0, device=device, dtype=torch.int32)
         return super().initial_state(B, device, dtype), ids
+
+    def prefill(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Any]:  # type: ignore[override]
+        """Returns ([B, T, D], the state after x) from x [B, T, D] and token ids [B, T]."""
+        q, k, v = self.heads(x)
+        return self.heads.merge(self.attend(q, k, v, tokens)), (self.kept(k, v), tokens.to(torch.int32))
 
     def step(self, x_t: Tensor, state: Any, tokens_t: Tensor) -> tuple[Tensor, Any]:  # type: ignore[override]
         """Returns ([B, D], the state with this position) from x_t [B, D] and token ids [B]."""

@@ -60,6 +60,18 @@ class Block(nn.Module):
         y_t, state = self.mixer.step(self.norm(x_t), state, *tokens)  # type: ignore[operator]
         return self._channel(x_t + y_t), state
 
+    def prefill(self, x: Tensor, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Any]:
+        """Returns ([B, T, D], the state after x) from x [B, T, D] and tokens [B, T]: in one pass where a mixer can."""
+        h, mixer = self.norm(x), self.mixer
+        if hasattr(mixer, "prefill"):
+            y, state = mixer.prefill(h, tokens) if self.needs_tokens else mixer.prefill(h)  # type: ignore[operator]
+            return self._channel(x + y), state
+        state, outputs = mixer.initial_state(x.shape[0], x.device, dtype), []  # type: ignore[operator]
+        for h_t, tokens_t in zip(h.unbind(1), tokens.unbind(1), strict=True):
+            y_t, state = mixer.step(h_t, state, *((tokens_t,) if self.needs_tokens else ()))  # type: ignore[operator]
+            outputs.append(y_t)
+        return self._channel(x + torch.stack(outputs, dim=1)), state
+
     def _channel(self, x: Tensor) -> Tensor:
         if self.channel_mixer is None or self.channel_norm is None:
             return x
@@ -104,6 +116,14 @@ class LanguageModel(nn.Module):
     def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> list[Any]:
         """Returns the state before the first token, one entry a layer."""
         return [block.mixer.initial_state(B, device, dtype) for block in self.layers]  # type: ignore[union-attr, operator]
+
+    def prefill(self, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, list[Any]]:
+        """Returns (hidden state [B, T, D] after the last norm, the state after tokens [B, T]), layer by layer."""
+        x, state = self.embedding(tokens), []  # [B, T, D]
+        for block in self.layers:
+            x, layer_state = block.prefill(x, tokens, dtype)  # type: ignore[operator]
+            state.append(layer_state)
+        return self.norm(x), state
 
     def step(self, tokens_t: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         """Returns (logits [B, V], state) from the next tokens [B] and the state."""

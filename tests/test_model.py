@@ -55,6 +55,19 @@ def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence():
     torch.testing.assert_close(torch.stack(steps, 1), m.logits(m(tokens())), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("layers", ["attention", "ema,attention,hyena", "document_attention(separator=3),short_conv"])
+def test_a_prompt_in_one_pass_leaves_what_steps_leave_also_where_a_layer_has_no_prefill(layers):
+    m = model(ModelConfig(d_model=16, layers=layers, channel_mixer="swiglu")).eval()
+    hidden, state = m.prefill(tokens()[:, :9], torch.float32)
+    steps = []
+    for t in range(9, 12):
+        logits, state = m.step(tokens()[:, t], state)
+        steps.append(logits)
+    whole = m.logits(m(tokens()))
+    torch.testing.assert_close(m.logits(hidden), whole[:, :9], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(steps, 1), whole[:, 9:], atol=1e-5, rtol=1e-4)
+
+
 def test_a_mixer_that_needs_tokens_is_given_them_in_forward_and_in_each_step(tmp_path):
     file = tmp_path / "ids.py"
     file.write_text(

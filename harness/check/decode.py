@@ -32,7 +32,19 @@ def step(subject: Subject) -> str:
         got = torch.cat((begun, rest), dim=1)
         require_close(got, wanted, subject.exact_error, "stepping against forward")
         worst = max(worst, relative_error(got, wanted))
-    return f"{PREFIX + SUFFIX} steps, two continuations: largest error {worst:.1g}"
+    also = ""
+    if hasattr(module, "prefill"):
+        worst, also = max(worst, _prefilled(subject, module, inputs)), ", after a prefill too"
+    return f"{PREFIX + SUFFIX} steps, two continuations{also}: largest error {worst:.1g}"
+
+
+def _prefilled(subject: Subject, module: Any, inputs: Inputs) -> float:
+    """Returns the error of the outputs of `prefill`, and of steps from the state that it leaves, against forward."""
+    begun, state = subject.prefill(module, inputs.cut(0, PREFIX))
+    rest, _ = subject.decode(module, inputs.cut(PREFIX, PREFIX + SUFFIX), state)
+    got, wanted = torch.cat((begun, rest), dim=1), subject.value(module, inputs)
+    require_close(got, wanted, subject.exact_error, "prefill, and stepping on from its state, against forward")
+    return relative_error(got, wanted)
 
 
 def state_bytes(subject: Subject) -> str:
@@ -62,7 +74,16 @@ def _measured(subject: Subject, module: Any, T: int) -> int:
     grown = held_bytes(vars(module)) - before
     if grown:
         raise BrokenPromise(f"the layer itself held {grown:,} bytes more after {T} steps: state belongs into the state")
-    return held_bytes(state, besides=module, halves_as=FLOAT_BYTES)
+    n_bytes = held_bytes(state, besides=module, halves_as=FLOAT_BYTES)
+    if hasattr(module, "prefill"):
+        _, state = subject.prefill(module, inputs)
+        prefilled = held_bytes(state, besides=module, halves_as=FLOAT_BYTES)
+        if prefilled != n_bytes:
+            raise BrokenPromise(
+                f"after {T} tokens the state of prefill holds {prefilled:,} bytes per sequence and that of step "
+                f"{n_bytes:,}: return copies of what is kept, since a slice keeps all that it was cut from"
+            )
+    return n_bytes
 
 
 def isolation(subject: Subject) -> str:

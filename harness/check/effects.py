@@ -38,6 +38,8 @@ def side_effects(subject: Subject) -> str:
     if hasattr(module, "step") and hasattr(module, "initial_state") and subject.spec.len_multiple == 1:
         state = module.initial_state(inputs.x.shape[0], inputs.x.device, inputs.x.dtype)
         subject.decode(module, inputs, state)
+        if hasattr(module, "prefill"):
+            subject.prefill(module, inputs)
     require_same(random_state, _random_states(), "forward, backward or step")
     require_same({**before, **kept}, {**switches(), **_surroundings()}, "building, calling or stepping")
     replaced = broken_seals(seals)

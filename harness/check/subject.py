@@ -194,6 +194,13 @@ class Subject:
                 outputs.append(y_t)
         return torch.stack(outputs, dim=1), state
 
+    def prefill(self, module: Any, inputs: Inputs) -> tuple[Tensor, Any]:
+        """Returns (outputs [B, T, D], state) of the one pass that a layer may have in place of steps."""
+        with torch.no_grad():
+            if self.spec.needs_tokens:
+                return module.prefill(inputs.x, inputs.tokens)  # type: ignore[no-any-return]
+            return module.prefill(inputs.x)  # type: ignore[no-any-return]
+
     def step(self, module: Any, now: Inputs, state: Any) -> tuple[Tensor, Any]:
         """Returns (y_t [B, D], state) of one step."""
         if self.spec.needs_tokens:

@@ -93,7 +93,9 @@ def _peak_of(job: Job, registry: Registry, mode: str) -> tuple[int | None, str, 
     gc.collect()  # the layers of the mode before
     baseline = memory_baseline(job.device)
     try:
-        call = Workload(registry, job.trial.mixer, config_of(job.trial), job.device).call(mode)
+        # the high-water mark of a CPU process would keep what one pass over the prompt took
+        by_steps = job.device == "cpu"
+        call = Workload(registry, job.trial.mixer, config_of(job.trial), job.device, by_steps=by_steps).call(mode)
     except UnavailableError as error:
         return None, "", str(error)
     return *peak_bytes(repeated(call, MEMORY_CALLS), job.device, baseline), None

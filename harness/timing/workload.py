@@ -35,6 +35,7 @@ class Workload:
     config: RunConfig
     device: str
     seed: int = 0
+    by_steps: bool = False  # whether decode comes to its context by steps alone
     state_bytes: list[int] = field(default_factory=list)  # by layer, of the whole batch; known once decode was built
 
     def __post_init__(self) -> None:
@@ -122,7 +123,7 @@ class Workload:
     def _decode(self, rotations: int) -> Call:
         if not self.model.can_step:
             raise UnavailableError(f"{self.mixer} has no step() and initial_state()")
-        call, self.state_bytes = decode_call(self.model, self.tokens, DECODE_STEPS, self.dtype)
+        call, self.state_bytes = decode_call(self.model, self.tokens, DECODE_STEPS, self.dtype, self.by_steps)
         return call
 
     def _without_grad(self, fn: Callable[[], object]) -> Call:
@@ -139,18 +140,24 @@ def without_grad(fn: Callable[[], object], device: str, dtype: str) -> Call:
     return Call(fn=run)
 
 
-def decode_call(model: LanguageModel, tokens: Tensor, most_steps: int, dtype: str) -> tuple[Call, list[int]]:
+def decode_call(
+    model: LanguageModel, tokens: Tensor, most_steps: int, dtype: str, by_steps: bool = False
+) -> tuple[Call, list[int]]:
     """Returns (the last steps through tokens [B, T], bytes of each layer's state after all of them).
 
-    A copy of the state before those steps is made for each sample, so that every sample meets the same context.
+    A copy of the state before those steps is made for each sample, so that every sample meets the same context. With
+    `by_steps` steps lead there too, where one pass would leave its own traces in the memory of the process.
     """
     B, T = tokens.shape
     device, steps, each = str(tokens.device), min(most_steps, T), tokens.unbind(1)
     model.eval()
     with torch.no_grad(), autocast(device, dtype):
         state = model.initial_state(B, device, DTYPES[dtype])
-        for token in each[: T - steps]:
-            _, state = model.step(token, state)
+        if by_steps:
+            for token in each[: T - steps]:
+                _, state = model.step(token, state)
+        elif steps < T:
+            _, state = model.prefill(tokens[:, : T - steps], DTYPES[dtype])
     held = [copy.deepcopy(state)]
 
     def restore() -> None:

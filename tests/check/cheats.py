@@ -283,6 +283,26 @@ KIT = (
         """,
     ),
     cheat(
+        "computes something else in prefill",
+        "step",
+        """
+        def prefill(self, x):
+            state = self.initial_state(x.shape[0], x.device, x.dtype)
+            for x_t in x[:, 1:].unbind(1):
+                _, state = self.step(x_t, state)
+            return self(x), state
+        """,
+    ),
+    cheat(
+        "keeps more in prefill than it steps with",
+        "state_bytes",
+        """
+        def prefill(self, x):
+            sums = torch.cat((x, torch.ones_like(x[:, :, :1])), dim=2).cumsum(1)
+            return self(x), sums[:, -1]
+        """,
+    ),
+    cheat(
         "depends on its neighbours in the batch",
         "batch",
         """

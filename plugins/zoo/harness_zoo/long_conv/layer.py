@@ -34,6 +34,10 @@ class LongConv(nn.Module):
         """Returns the inputs so far: none, [B, 0, D]."""
         return torch.empty(B, 0, self.skip.numel(), device=device, dtype=dtype)
 
+    def prefill(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ([B, T, D], all inputs) from u [B, T, D]."""
+        return self(u), u.clone()
+
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ([B, D], all inputs so far) from u_t [B, D]: a general long filter has no smaller exact state."""
         state = torch.cat((state, u_t.unsqueeze(1)), dim=1)  # [B, t, D]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness_zoo.inputs import check_input
 from harness_zoo.ops.long_conv import newest_output
@@ -30,6 +31,12 @@ class ShortConv(nn.Module):
         """Returns the k - 1 inputs before the first: zeros [B, k - 1, D]."""
         D, k = self.taps.shape
         return torch.zeros(B, k - 1, D, device=device, dtype=dtype)
+
+    def prefill(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ([B, T, D], the last k - 1 inputs) from u [B, T, D]."""
+        k = self.taps.shape[1]
+        padded = F.pad(u, (0, 0, k - 1, 0))
+        return self(u), padded[:, padded.shape[1] - (k - 1) :].clone()
 
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ([B, D], the last k - 1 inputs) from u_t [B, D] and the k - 1 inputs before it."""
