@@ -94,21 +94,21 @@ def _gpu() -> SuiteSpec:
                 ),
                 model=ModelConfig(d_model=64, layers="short_conv,MIXER"),
                 training=TrainingConfig(
-                    steps=2_000, batch_size=256, lrs=(1e-3, 3e-3, 1e-2), seeds=(0, 1, 2), eval_every=500
+                    steps=2_000, batch_size=256, lrs=(1e-3, 3e-3, 1e-2), seeds=(0, 1), eval_every=500
                 ),
                 timing=TimingConfig(batch_size=256, T=256),
             ),
             RunConfig(
                 task="pile",
-                options=PileOptions(T=256, eval_tokens=524_288),
+                options=PileOptions(T=256, eval_tokens=131_072),
                 model=ModelConfig(
                     d_model=128, layers="short_conv,MIXER,short_conv,MIXER", channel_mixer="swiglu", init_std=0.06
                 ),
                 training=TrainingConfig(
                     steps=4_000,
                     batch_size=32,
-                    lrs=(1e-3, 3e-3),
-                    seeds=(0, 1),
+                    lrs=(3e-3,),
+                    seeds=(0,),
                     betas=(0.9, 0.95),
                     warmup_steps=100,
                     clip=1.0,
