@@ -5,8 +5,8 @@
     python benchmarks/cuda_bench_check.py --mixer gla/triton --T 512,2048,8192 --d-model 1024 --json check.json
 
 Each mixer's forward (one layer, no gradients) is timed in one process: cold by the harness, by NVBench, by do_bench,
-and by the harness again. All three write over the L2 cache before each sample. NVBench also holds the stream back until
-the launches are queued, so below 50 µs, where launching costs more than the work, the harness reads longer.
+and by the harness again. All three write over the L2 cache before each sample. The harness and NVBench also hold the
+stream back until the launches are queued; do_bench does not, and reads longer where launching costs more than the work.
 Targets: within 2 % of NVBench from 50 µs, within 3 % of do_bench from 200 µs. Exit code 1 where one is missed.
 --sync is for a mixer that waits for the device: NVBench's blocking kernel would deadlock with it.
 """

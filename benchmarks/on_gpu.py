@@ -42,8 +42,8 @@ STEPS = {
     "time": Step("-m harness time attention --T 128,512,2048,8192 --device cuda --runs {out}/runs", 300),
     "cuda_bench": Step("benchmarks/cuda_bench_check.py --json {out}/cuda_bench.json", 120),
     "ruler": Step(
-        "benchmarks/ruler.py --runs {out}/ruler --device cuda --T 2048 --d-model 1024 --batch 16 --duels 50 "
-        "--json {out}/ruler.json",
+        "benchmarks/ruler.py --runs {out}/ruler --device cuda --mixer attention(heads=4) --T 2048 --d-model 256 "
+        "--batch 8 --max-s 0.03 --duels 100 --json {out}/ruler.json",
         3600,
     ),
     "run": Step("-m harness run --all --device cuda --runs {out}/runs", 7200),

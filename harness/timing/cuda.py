@@ -1,13 +1,18 @@
 """What only a CUDA device has: a cache to flush, operands to rotate, a graph to replay."""
 
 from collections.abc import Callable
+from statistics import median
+from time import perf_counter
 
 import torch
 
-from harness.timing.sample import Call
+from harness.timing.sample import Call, draw, synchronise
 
 ROTATE_CACHES = 3  # operands in turn fill so many times the cache, so that none is still there
 MOST_ROTATIONS = 64
+TYPICAL_CALLS = 5
+SPIN_CYCLES = 1_000_000
+HELD = 2.0  # times what the host takes to launch: a hiccup shall not empty the queue
 CAPTURE_CALLS = 3  # on a side stream, before a capture: lazy initialisation must not be recorded
 
 
@@ -31,15 +36,40 @@ def flush(device: str) -> Callable[[], object]:
 
 
 def cold(call: Call, device: str) -> Call:
-    """Returns the call with the cache flushed before each sample, outside the timed window."""
-    empty = flush(device)
+    """Returns the call with the cache flushed before each sample, outside the timed window, and all launches queued.
+
+    After the flush the device spins for as long as the host takes to launch the call: what is timed is the device.
+    """
+    empty, hold = flush(device), spin(HELD * launch_ms(call, device), device)
 
     def before() -> None:
         if call.before is not None:
             call.before()
         empty()
+        hold()
 
     return Call(fn=call.fn, before=before, units=call.units)
+
+
+def launch_ms(call: Call, device: str) -> float:
+    """Returns how long the host takes to launch the call when the device has nothing else to do."""
+    taken = []
+    for _ in range(TYPICAL_CALLS):
+        if call.before is not None:
+            call.before()
+        synchronise(device)
+        began = perf_counter()
+        call.fn()
+        taken.append(1e3 * (perf_counter() - began))
+    return median(taken)
+
+
+def spin(delay_ms: float, device: str) -> Callable[[], object]:
+    """Returns a function that keeps the device busy for so long, in the stream, and touches no memory."""
+    sleep: Callable[[int], object] = torch.cuda._sleep
+    ms = median(draw([Call(fn=lambda: sleep(SPIN_CYCLES))] * TYPICAL_CALLS, device)[0].tolist())
+    cycles = int(SPIN_CYCLES * delay_ms / ms)
+    return lambda: sleep(cycles)
 
 
 def graphed(call: Call, device: str) -> Call:

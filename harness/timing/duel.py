@@ -14,15 +14,15 @@ from harness.errors import RecordError
 from harness.plugins import Registry
 from harness.spec import Measure
 from harness.timing.conditions import conditions
+from harness.timing.cuda import TYPICAL_CALLS, spin
 from harness.timing.nvml import Gpu
-from harness.timing.probe import SPIN_CYCLES, Probe, drift
+from harness.timing.probe import Probe, drift
 from harness.timing.sample import Call, collector_paused, draw, quartiles, warm_up
 from harness.timing.stop import Stopper, StopRule
 from harness.timing.watch import LATE, Disturbance, Window, between, disturbed_by, read
 from harness.timing.workload import GRAPHED, Workload
 
 PAIRS_TARGET = 0.002  # relative standard error of the median ratio
-TYPICAL_CALLS = 5
 PLAIN, REPLAYED = "plain launches", "each call is one CUDA graph, replayed"
 Raw = Mapping[str, np.ndarray]
 Report = Callable[[int, int, str], None]
@@ -115,11 +115,11 @@ def planted(a: Call, b: Call, share: float, device: str) -> Call:
     warm_up(a, device)
     delay_ms = share * float(np.median(draw([a] * TYPICAL_CALLS, device)[0]))
     on_gpu = torch.device(device).type == "cuda"
-    spin = _gpu_spin(delay_ms, device) if on_gpu else _host_spin(delay_ms)
+    delay = spin(delay_ms, device) if on_gpu else _host_spin(delay_ms)
 
     def slowed() -> None:
         b.fn()
-        spin()
+        delay()
 
     return Call(fn=slowed, before=b.before, units=b.units)
 
@@ -165,10 +165,3 @@ def _host_spin(delay_ms: float) -> Callable[[], object]:
             pass
 
     return spin
-
-
-def _gpu_spin(delay_ms: float, device: str) -> Callable[[], object]:
-    sleep: Callable[[int], object] = torch.cuda._sleep
-    ms = float(np.median(draw([Call(fn=lambda: sleep(SPIN_CYCLES))] * TYPICAL_CALLS, device)[0]))
-    cycles = int(SPIN_CYCLES * delay_ms / ms)
-    return lambda: sleep(cycles)

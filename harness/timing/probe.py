@@ -6,11 +6,11 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from harness.timing.cuda import SPIN_CYCLES
 from harness.timing.sample import Call, draw
 
 REPEATS = 5
 PARTS = ("product", "copy", "clock")  # the columns of a reading
-SPIN_CYCLES = 1_000_000
 WARM_S = 0.3
 
 

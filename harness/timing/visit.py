@@ -18,7 +18,7 @@ from harness.timing.workload import GRAPHED, Workload
 
 COLD = "forward"  # of a whole step, a prompt or many tokens only the first part would meet a cold cache
 OPERANDS = f"in turn, {ROTATE_CACHES} times what the cache holds, {MOST_ROTATIONS} at most"
-FLUSHED = "a buffer of twice the cache is written before each sample"
+FLUSHED = "a buffer of twice the cache is written before each sample, and the device waits until all is launched"
 Report = Callable[[int, int, str], None]
 
 
