@@ -140,6 +140,16 @@ class LanguageModel(nn.Module):
         return torch.stack(losses).sum() if losses else None
 
 
+def operators_by_layer(model: LanguageModel) -> list[str | None]:
+    """Returns the kernels that each layer, or a part of it, says it ran last; None where it leaves that to torch."""
+    return [_operator(block.mixer) for block in model.layers]  # type: ignore[arg-type]
+
+
+def _operator(mixer: nn.Module) -> str | None:
+    names = [getattr(part, "operator", None) for part in mixer.modules()]  # an attribute of that name may be no name
+    return "; ".join(dict.fromkeys(name for name in names if isinstance(name, str))) or None
+
+
 def build_model(
     config: ModelConfig, under_test: str, vocab_size: int, max_len: int, registry: Registry
 ) -> LanguageModel:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from harness.capture import Stepper
 from harness.config import RunConfig, TrainingConfig
 from harness.errors import HarnessError, InputError
-from harness.model import LanguageModel
+from harness.model import LanguageModel, operators_by_layer
 from harness.spec import Batch, Task, TaskSpec
 
 LOGITS_AT_ONCE = 2**25  # elements of [rows, V] that prediction holds at a time
@@ -188,10 +188,12 @@ def train(
     steps, every = config.training.steps, config.training.eval_every
     epoch_steps = task.epoch_steps(config.training.batch_size)
     started, score, tokens = time.perf_counter(), math.nan, 0
+    operators: list[str | None] = []
     for step, batch in enumerate(task.train(config.training.batch_size, steps, seed)):
         set_learning_rate(optimizer, learning_rate(config.training, lr, step, epoch_steps))
         done = step + 1
         loop.step(batch, checked=done % every == 0)
+        operators = operators_by_layer(model) if step == 0 else operators  # later ones may be of an evaluation
         tokens += batch.tokens.size
         if done % 20 == 0 or done == steps:
             report(
@@ -205,6 +207,7 @@ def train(
                 break
     seconds = time.perf_counter() - started
     facts = {"steps": done, "steps_planned": steps, "tokens": tokens, "train_seconds": seconds, **loop.stepper.facts}
+    facts["operators_by_layer"] = operators
     return Trained(model, loop.curve(), loop.predictions, facts)
 
 

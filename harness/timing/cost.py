@@ -12,7 +12,7 @@ import torch
 from harness.capture import WARM_UP
 from harness.config import RunConfig
 from harness.errors import InputError, RecordError
-from harness.model import LanguageModel
+from harness.model import LanguageModel, operators_by_layer
 from harness.spec import Batch, Measure, MixerConfig, MixerSpec
 from harness.timing.memory import peak_bytes, resident_bytes
 from harness.timing.probe import drift
@@ -43,7 +43,7 @@ def measure_cost(
         baseline = 0 if torch.device(device).type == "cuda" else resident_bytes() - _model_bytes(model)
     timing, bench = config.timing, _Bench(model, batch, config, device)
     step, raw, facts = bench.train(baseline)  # memory first
-    facts["operators_by_layer"] = [_operator(block.mixer) for block in model.layers]  # as in training
+    facts["operators_by_layer"] = operators_by_layer(model)  # as in training
     session = Session(device, stop_rule(device, MAX_S, timing.samples), timing.warmup)
     session.take("train_step", step)
     session.take("forward", bench.forward())
@@ -177,12 +177,6 @@ def _why_no_decode(model: LanguageModel) -> str | None:
     layers = zip(model.specs, model.layers, strict=True)
     without = {s.full_name for s, b in layers if not (hasattr(b.mixer, "step") and hasattr(b.mixer, "initial_state"))}
     return f"{', '.join(sorted(without))} has no step() and initial_state()"
-
-
-def _operator(mixer: Any) -> str | None:
-    """Returns the kernels that a layer, or a part of it, says it ran; an attribute of that name may be no name."""
-    names = [getattr(part, "operator", None) for part in mixer.modules()]
-    return "; ".join(dict.fromkeys(name for name in names if isinstance(name, str))) or None
 
 
 def _count(module: torch.nn.Module) -> int:
