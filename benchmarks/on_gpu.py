@@ -40,7 +40,7 @@ STEPS = {
     "steps": Step("benchmarks/zoo_step.py --all --device cuda --rounds 1 --json {out}/steps.json", 900),
     "device": Step("-m harness device --device cuda", 120),
     "time": Step("-m harness time attention --T 128,512,2048,8192 --device cuda --runs {out}/runs", 300),
-    "cuda_bench": Step("benchmarks/cuda_bench_check.py --json {out}/cuda_bench.json", 120),
+    "cuda_bench": Step("benchmarks/cuda_bench_check.py --mixer attention(heads=16) --json {out}/cuda_bench.json", 120),
     "ruler": Step(
         "benchmarks/ruler.py --runs {out}/ruler --device cuda --mixer attention(heads=4) --T 2048 --d-model 256 "
         "--batch 8 --max-s 0.03 --duels 100 --json {out}/ruler.json",

@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import logging
 import platform
+import re
 import sys
 import warnings
 from importlib import metadata
@@ -70,9 +71,21 @@ def no_operator(mixer: str, error: BaseException, extension: BaseException | Non
     while extension is not None and extension.__cause__ is not None:
         extension = extension.__cause__
     because = f"; its extension did not load: {extension}" if extension is not None else ""
+    return f"xformers has no working CUDA operator ({cause}{because}); {fix(str(extension))}, or {use_torch(mixer)}"
+
+
+def fix(failure: str) -> str:
+    """Returns what helps against the failure to load the extension."""
+    missing = re.search(r"libcudart\.so\.(\d+)", failure)
+    if missing is None:
+        return (
+            "`python -m xformers.info` shows the torch and CUDA it was built for: install a build that fits with "
+            "`pip install --upgrade xformers`"
+        )
+    package = f"nvidia-cuda-runtime-cu{missing[1]}"
     return (
-        f"xformers has no working CUDA operator ({cause}{because}); `python -m xformers.info` shows the torch and CUDA "
-        f"it was built for: install a build that fits with `pip install --upgrade xformers`, or {use_torch(mixer)}"
+        f"it was built for CUDA {missing[1]}, whose runtime is not here: `pip install {package}`, then "
+        "`export LD_LIBRARY_PATH=$(python -c 'import nvidia.cuda_runtime as r; print(*r.__path__)')/lib:$LD_LIBRARY_PATH`"
     )
 
 

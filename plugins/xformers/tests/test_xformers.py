@@ -103,6 +103,8 @@ def test_the_cause_behind_an_extension_that_does_not_load_is_reported() -> None:
     extension.__cause__ = OSError("libcudart.so.12: cannot open shared object file")
     reason = no_operator("attention", NotImplementedError("No operator found"), extension)
     assert "did not load: libcudart.so.12" in reason
+    assert "`pip install nvidia-cuda-runtime-cu12`" in reason
+    assert "`pip install --upgrade xformers`" in no_operator("attention", NotImplementedError("No operator found"))
 
 
 @needs_package
