@@ -82,10 +82,10 @@ def fix(failure: str) -> str:
             "`python -m xformers.info` shows the torch and CUDA it was built for: install a build that fits with "
             "`pip install --upgrade xformers`"
         )
-    package = f"nvidia-cuda-runtime-cu{missing[1]}"
+    package, folder = f"nvidia-cuda-runtime-cu{missing[1]}", "import nvidia.cuda_runtime as r; print(*r.__path__)"
     return (
         f"it was built for CUDA {missing[1]}, whose runtime is not here: `pip install {package}`, then "
-        "`export LD_LIBRARY_PATH=$(python -c 'import nvidia.cuda_runtime as r; print(*r.__path__)')/lib:$LD_LIBRARY_PATH`"
+        f"`export LD_LIBRARY_PATH=$(python -c '{folder}')/lib:$LD_LIBRARY_PATH`"
     )
 
 
