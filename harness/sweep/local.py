@@ -114,7 +114,7 @@ class LocalExecutor:
                 hopeless = self._hopeless(trial)
                 if hopeless is None and not free:
                     continue
-                mates = [trial, *_mates(trial, waiting)] if hopeless is None else [trial]
+                mates = [trial, *self._mates(trial, waiting)] if hopeless is None else [trial]
                 waiting = [other for other in waiting if other not in mates]
                 if hopeless is None:
                     self._start(mates, free.pop(0))
@@ -145,6 +145,11 @@ class LocalExecutor:
         elif all(record.status != "ok" and not (record.reason or "").startswith(DIVERGED) for record in found):
             return f"not timed, as its training failed: {why_no_lr(found)}"
         return None
+
+    def _mates(self, trial: Trial, waiting: Sequence[Trial]) -> list[Trial]:
+        """Returns what shares a process with the trial and can begin."""
+        mates = [other for other in waiting if trial.together and other.together == trial.together and other != trial]
+        return [other for other in mates if self._ready(other) and self._hopeless(other) is None]
 
     def _start(self, trials: Sequence[Trial], slot: Slot) -> None:
         for trial in trials:
@@ -265,11 +270,6 @@ class LocalExecutor:
             self.display.note(f"warning: other processes kept {busy:g} cores busy: its times may be far too long")
         for line in self.registry.record_hooks(record_to_json(stored.record)):
             self.display.note(f"warning: {line}")
-
-
-def _mates(trial: Trial, waiting: Sequence[Trial]) -> list[Trial]:
-    """Returns what shares a process with the trial."""
-    return [other for other in waiting if trial.together and other.together == trial.together and other != trial]
 
 
 def environment(slot: Slot) -> dict[str, str]:

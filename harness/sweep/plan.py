@@ -161,7 +161,10 @@ class Planner:
         checks = (check_trial(self.registry, entrant.choice, self.device).key,)
         for process in range(config.timing.processes):
             timed = self._trial(TIME, entrant, config, Which(process=process), needs)
-            made.append(dataclasses.replace(timed, checks=checks))
+            # The tasks of a mixer share the process of a round, half of which would be imports. Not on a CPU: there the
+            # memory of a model can be told from what was before it in a fresh process only.
+            together = f"{entrant.choice} process {process}" if self.device == "cuda" else ""
+            made.append(dataclasses.replace(timed, checks=checks, together=together))
         return made
 
     def _trial(

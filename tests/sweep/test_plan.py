@@ -1,5 +1,6 @@
 import dataclasses
 import textwrap
+from collections import Counter
 
 import pytest
 
@@ -10,8 +11,9 @@ from harness.record import Record
 from harness.spec import Measure
 from harness.store import Store
 from harness.sweep import settings
+from harness.sweep.local import LocalExecutor
 from harness.sweep.plan import Planner, check_data, choose, entrants, plan, plan_json, suite_key
-from harness.sweep.trial import Job, first_record, job_from_text, job_to_text
+from harness.sweep.trial import Job, failed, first_record, job_from_text, job_to_text
 
 PLUGIN = """
     from harness import MixerSpec, hookimpl
@@ -92,6 +94,34 @@ def test_mixers_are_timed_in_rounds_so_that_none_meets_one_moment_of_the_machine
     rounds = [timed[i : i + len(mixers)] for i in range(0, len(timed), len(mixers))]
     assert [{trial.process for trial in one} for one in rounds] == [{0}, {1}, {2}]
     assert all({trial.mixer for trial in one} == mixers for one in rounds)
+
+
+def test_on_a_gpu_the_tasks_of_a_mixer_share_the_process_of_a_round(registry, suite):
+    suite = settings.with_settings(suite, ["timing.processes=2"])
+    (entrant,), _ = entrants(registry, ["plain"], "cpu")
+    for device, shared in (("cuda", {"plain/torch process 0": 2, "plain/torch process 1": 2}), ("cpu", {"": 4})):
+        planner = Planner(registry, suite, suite.name, "cpu", no_estimate)
+        planner.device = device  # no mixer is asked whether it runs there
+        made = [trial for run in suite.runs for trial in planner.trials(entrant, run) if trial.kind == "time"]
+        assert Counter(trial.together for trial in made) == shared
+
+
+def test_what_shares_a_process_begins_only_where_its_training_has_not_failed(registry, suite, store):
+    made = make(registry, suite, store, "plain", tasks=("mqar", "pile"))
+    timed = [dataclasses.replace(trial, together="one process") for trial in made.trials if trial.kind == "time"]
+    executor = LocalExecutor(made, store, registry, display=None)
+    executor.state = dict.fromkeys(executor.state, "ok")
+    first, other = timed
+    for trial in made.trials:
+        if trial.kind == "train":
+            store.write(record(trial, registry), {})
+    assert executor._mates(first, timed) == [other]
+    for trial in made.trials:
+        if trial.key in other.needs:
+            store.remove(trial.key)
+            store.write(failed(first_record(trial, registry), "it broke", 1.0), {})
+    assert executor._mates(first, timed) == []
+    assert executor._mates(dataclasses.replace(first, together=""), timed) == []
 
 
 def test_more_processes_add_to_those_on_disk(registry, suite, store):
