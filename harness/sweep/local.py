@@ -266,7 +266,7 @@ class LocalExecutor:
         self.state[trial.key] = OK if stored.record.status == "ok" else FAILED
         self.display.done(trial, stored)
         busy = stored.record.facts.get("busy_cores", 0.0)
-        if busy > MAX_BUSY_CORES:
+        if busy > MAX_BUSY_CORES and self.plan.device == "cpu":  # beside a GPU, other cores may work
             self.display.note(f"warning: other processes kept {busy:g} cores busy: its times may be far too long")
         for line in self.registry.record_hooks(record_to_json(stored.record)):
             self.display.note(f"warning: {line}")
