@@ -115,12 +115,16 @@ def _rows(timed: "Timed", notes: Notes) -> list[dict[str, str]]:
             "× probe": f"{row.per_probe.value:.3g}",
             "floor %": DASH if row.floor_pct is None else f"{row.floor_pct:.0f}",
             "first ms": f"{row.first_ms:.3g}",
-            **({"launch µs": DASH if row.launch_us is None else f"{row.launch_us:.3g}"} if launches else {}),
+            **({"launch µs": _three_digits(row.launch_us)} if launches else {}),
             "peak MiB": DASH if row.peak_mib is None else f"{row.peak_mib:.1f}",
             "state KiB": DASH if row.state_kib is None or row.series != "decode" else f"{row.state_kib:.4g}",
         }
         for row in timed.rows
     ]
+
+
+def _three_digits(value: float | None) -> str:
+    return DASH if value is None else f"{float(f'{value:.3g}'):,g}"
 
 
 def _legend(timed: "Timed") -> str:
