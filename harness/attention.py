@@ -155,7 +155,7 @@ class TokenAttention(SelfAttention):
     def prefill(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Any]:  # type: ignore[override]
         """Returns ([B, T, D], the state after x) from x [B, T, D] and token ids [B, T]."""
         q, k, v = self.heads(x)
-        return self.heads.merge(self.attend(q, k, v, tokens)), (self.kept(k, v), tokens.to(torch.int32))
+        return self.heads.merge(self.attend(q, k, v, tokens)), (self.kept(k, v), tokens.to(torch.int32, copy=True))
 
     def step(self, x_t: Tensor, state: Any, tokens_t: Tensor) -> tuple[Tensor, Any]:  # type: ignore[override]
         """Returns ([B, D], the state with this position) from x_t [B, D] and token ids [B]."""
