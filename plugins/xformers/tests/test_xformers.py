@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -15,13 +14,12 @@ from harness_xformers.availability import extension_failure, import_operators, n
 from harness_xformers.operator import (
     MemoryEfficientAttention,
     PackedDocuments,
-    choose,
     document_lengths,
     document_mask,
     mask,
     packed_ends,
-    repeatable,
 )
+from made_kernels import kernel, stand_in
 
 from harness import AttentionOptions, DocumentAttentionOptions, InputError, MixerConfig, SlidingWindowOptions
 
@@ -264,77 +262,6 @@ def test_without_an_operator_the_error_says_why_and_what_helps() -> None:
         MemoryEfficientAttention(WINDOW)(q, q, q)
     with pytest.raises(InputError, match=r"head width 32, BlockDiagonalCausalMask"):
         PackedDocuments(END)(q, q, q, torch.zeros(1, 30, dtype=torch.int64))
-
-
-def kernel(name: str, *refusals: str, deterministic: bool = True) -> type:
-    class Kernel:
-        NAME, IS_DETERMINISTIC = name, deterministic
-
-        @classmethod
-        def not_supported_reasons(cls, inputs: object) -> list[str]:
-            refused = torch.are_deterministic_algorithms_enabled() and not cls.IS_DETERMINISTIC
-            return [*refusals, *(["operator is non-deterministic"] if refused else [])]
-
-        @classmethod
-        def apply(cls) -> tuple[bool, bool]:
-            return (
-                torch.are_deterministic_algorithms_enabled(),
-                torch.is_deterministic_algorithms_warn_only_enabled(),
-            )
-
-    return Kernel
-
-
-def stand_in(flash: tuple, cutlass: tuple) -> SimpleNamespace:
-    fmha = SimpleNamespace(Inputs=lambda **inputs: inputs)
-    return SimpleNamespace(
-        fmha=fmha, MemoryEfficientAttentionFlashAttentionOp=flash, MemoryEfficientAttentionCutlassOp=cutlass
-    )
-
-
-def test_a_forward_pass_takes_a_kernel_without_backward_and_training_does_not() -> None:
-    flash = kernel("fa2F", "float32 is not supported"), kernel("fa2B", "float32 is not supported")
-    cutlass = kernel("cutlassF"), kernel("cutlassB", "no local mask")
-    operators, q = stand_in(flash, cutlass), torch.zeros(1, 4, 2, 32)
-    assert choose(operators, q, q, q, None, trained=False) is cutlass
-    with pytest.raises(InputError, match="cutlassB: no local mask"):
-        choose(operators, q, q, q, None, trained=True)
-
-
-@pytest.fixture
-def warn_only() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.usefixtures("warn_only")
-def test_in_deterministic_mode_torch_s_flash_attention_runs_in_its_strict_way() -> None:
-    flash = kernel("fa2F"), kernel("fa2B@2.5-pt", deterministic=False)
-    q = torch.zeros(1, 4, 2, 32)
-    _, backward = choose(stand_in(flash, (kernel("cutlassF"), kernel("cutlassB"))), q, q, q, None, trained=True)
-    assert backward.NAME == "fa2B@2.5-pt, deterministic"
-    assert backward.apply() == (True, False)
-    assert torch.is_deterministic_algorithms_warn_only_enabled()
-
-
-@pytest.mark.usefixtures("warn_only")
-def test_in_deterministic_mode_another_build_of_flash_attention_is_not_taken() -> None:
-    flash = kernel("fa2F"), kernel("fa2B@2.8", deterministic=False)
-    cutlass, q = (kernel("cutlassF"), kernel("cutlassB")), torch.zeros(1, 4, 2, 32)
-    assert choose(stand_in(flash, cutlass), q, q, q, None, trained=True) is cutlass
-
-
-@needs_package
-@pytest.mark.usefixtures("warn_only")
-def test_the_kernel_of_the_package_can_be_made_repeatable() -> None:
-    operators = import_operators()
-    _, backward = operators.MemoryEfficientAttentionFlashAttentionOp
-    if not backward.NAME.endswith("-pt"):
-        pytest.skip(f"{backward.NAME} is not torch's own")
-    made = repeatable(backward)
-    assert made.IS_DETERMINISTIC
-    assert issubclass(made, backward)
 
 
 def test_the_name_of_the_kernels_that_ran_can_be_read_from_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
