@@ -327,8 +327,8 @@ def print_scaling(found):
         print(scaling_table(rows, "peak_bytes", 2**20))
     print(f"\n{found['device']}, {rows[0]['dtype']}, B = {SCALED[0]}, D = {SCALED[1]}; medians; exponent of T ± its")
     print(
-        f"standard error; window {WINDOW}, heads of {HEAD}; with so few sequences long_conv turns to Fourier "
-        f"transforms beyond {MATRIX_LEN // 2}"
+        f"standard error; window {WINDOW}, heads of {HEAD}; from where on long_conv takes the Fourier transform, "
+        "`path` in its kernel's file says"
     )
 
 

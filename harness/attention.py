@@ -20,20 +20,7 @@ KVCache = tuple[Tensor, Tensor, int]  # keys and values kept, [B, Hkv, S, D / H]
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Returns [B, H, T, hd] from q of the last T of S positions and k, v [B, Hkv, S, hd]; T is S or 1."""
     T, shared = q.shape[2], q.shape[1] != k.shape[1]
-    if T == 1 and q.is_cuda and q.dtype == torch.float32:
-        return newest(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=shared)
-
-
-def newest(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Returns [B, H, 1, hd] from q of the newest position and k, v [B, Hkv, S, hd], in plain products.
-
-    In float32 torch's kernel for CUDA gives each head one block of threads, however many keys it has to walk.
-    """
-    B, H, _, hd = q.shape
-    scores = q.view(B, k.shape[1], -1, hd) * hd**-0.5 @ k.transpose(2, 3)  # [B, Hkv, H / Hkv, S]
-    y: Tensor = scores.softmax(dim=3) @ v
-    return y.view(B, H, 1, hd)
 
 
 class AttentionHeads(nn.Module):

@@ -62,15 +62,14 @@ class Block(nn.Module):
 
     def prefill(self, x: Tensor, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Any]:
         """Returns ([B, T, D], the state after x) from x [B, T, D] and tokens [B, T]: in one pass where a mixer can."""
-        h, mixer = self.norm(x), self.mixer
-        if hasattr(mixer, "prefill"):
-            y, state = mixer.prefill(h, tokens) if self.needs_tokens else mixer.prefill(h)  # type: ignore[operator]
+        if hasattr(self.mixer, "prefill"):
+            y, state = self.mixer.prefill(self.norm(x), *((tokens,) if self.needs_tokens else ()))  # type: ignore[operator]
             return self._channel(x + y), state
-        state, outputs = mixer.initial_state(x.shape[0], x.device, dtype), []  # type: ignore[operator]
-        for h_t, tokens_t in zip(h.unbind(1), tokens.unbind(1), strict=True):
-            y_t, state = mixer.step(h_t, state, *((tokens_t,) if self.needs_tokens else ()))  # type: ignore[operator]
+        state, outputs = self.mixer.initial_state(x.shape[0], x.device, dtype), []  # type: ignore[operator]
+        for x_t, tokens_t in zip(x.unbind(1), tokens.unbind(1), strict=True):
+            y_t, state = self.step(x_t, state, tokens_t)
             outputs.append(y_t)
-        return self._channel(x + torch.stack(outputs, dim=1)), state
+        return torch.stack(outputs, dim=1), state
 
     def _channel(self, x: Tensor) -> Tensor:
         if self.channel_mixer is None or self.channel_norm is None:

@@ -188,12 +188,12 @@ def train(
     steps, every = config.training.steps, config.training.eval_every
     epoch_steps = task.epoch_steps(config.training.batch_size)
     started, score, tokens = time.perf_counter(), math.nan, 0
-    operators: list[str | None] = []
     for step, batch in enumerate(task.train(config.training.batch_size, steps, seed)):
         set_learning_rate(optimizer, learning_rate(config.training, lr, step, epoch_steps))
         done = step + 1
         loop.step(batch, checked=done % every == 0)
-        operators = operators_by_layer(model) if step == 0 else operators  # later ones may be of an evaluation
+        if step == 0:
+            operators = operators_by_layer(model)  # later they may be those of an evaluation
         tokens += batch.tokens.size
         if done % 20 == 0 or done == steps:
             report(

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from harness import InputError, MixerConfig
-from harness.attention import causal, newest
 from harness.baselines import POSITIONS, AttentionOptions, build, harness_mixers, reference, state_bytes
 from harness.testing import mixer_contract
 from harness.timing.memory import held_bytes
@@ -165,10 +164,3 @@ def test_options_that_do_not_fit_are_refused_with_the_choices(options: Attention
 def test_listing_the_baseline_imports_no_torch() -> None:
     code = "import sys, harness.baselines as b; list(b.harness_mixers()); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize(("H", "kv_heads"), [(1, 1), (4, 4), (4, 2), (6, 1)])
-def test_plain_products_for_the_newest_position_are_what_torch_s_kernel_gives(H: int, kv_heads: int) -> None:
-    q = torch.randn(3, 1, H, 8, dtype=torch.float64).transpose(1, 2)  # strided, as the projection leaves it
-    k, v = (torch.randn(3, kv_heads, 29, 8, dtype=torch.float64) for _ in range(2))
-    torch.testing.assert_close(newest(q, k, v), causal(q, k, v), rtol=1e-12, atol=1e-12)

@@ -83,6 +83,7 @@ class LocalExecutor:
         self.plan, self.store, self.registry, self.display, self.jobs = plan, store, registry, display, jobs
         self.state = dict(plan.state)
         self.running: list[Running] = []
+        self.news = True  # a trial or a worker has ended since the last look at what waits
         self.selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -106,25 +107,32 @@ class LocalExecutor:
                 self.selector.close()
 
     def _pool(self, trials: Sequence[Trial], free: list[Slot]) -> None:
-        waiting, free = list(trials), list(free)
+        waiting, free, self.news = list(trials), list(free), True
         while waiting or self.running:
-            for trial in [trial for trial in waiting if self._ready(trial)]:
-                if trial not in waiting:  # begun together with another
-                    continue
-                hopeless = self._hopeless(trial)
-                if hopeless is None and not free:
-                    continue
-                mates = [trial, *self._mates(trial, waiting)] if hopeless is None else [trial]
-                waiting = [other for other in waiting if other not in mates]
-                if hopeless is None:
-                    self._start(mates, free.pop(0))
-                else:
-                    self._record_failure(trial, hopeless, 0.0, None)
+            while self.news:  # only then: what waits is looked up on disk, and beside a timed process nothing may work
+                self.news = False
+                waiting = self._dispatch(waiting, free)
             self._listen()
             for worker in [worker for worker in self.running if self._has_ended(worker)]:
                 self.running.remove(worker)
                 free.append(worker.slot)
-                waiting = self._collect(worker) + waiting
+                waiting, self.news = self._collect(worker) + waiting, True
+
+    def _dispatch(self, waiting: list[Trial], free: list[Slot]) -> list[Trial]:
+        """Returns what still waits after every trial that can begin has begun; takes their slots from `free`."""
+        for trial in [trial for trial in waiting if self._ready(trial)]:
+            if trial not in waiting:  # begun together with another
+                continue
+            hopeless = self._hopeless(trial)
+            if hopeless is None and not free:
+                continue
+            mates = [trial, *self._mates(trial, waiting)] if hopeless is None else [trial]
+            waiting = [other for other in waiting if other not in mates]
+            if hopeless is None:
+                self._start(mates, free.pop(0))
+            else:
+                self._record_failure(trial, hopeless, 0.0, None)
+        return waiting
 
     def _ready(self, trial: Trial) -> bool:
         return all(self.state.get(key, OK) != NEW for key in (*trial.needs, *trial.checks))
@@ -263,7 +271,7 @@ class LocalExecutor:
         self._finish(trial, self.store.write(record, {}, log=read_log(log) if log else None))
 
     def _finish(self, trial: Trial, stored: StoredRecord) -> None:
-        self.state[trial.key] = OK if stored.record.status == "ok" else FAILED
+        self.state[trial.key], self.news = OK if stored.record.status == "ok" else FAILED, True
         self.display.done(trial, stored)
         busy = stored.record.facts.get("busy_cores", 0.0)
         if busy > MAX_BUSY_CORES and self.plan.device == "cpu":  # beside a GPU, other cores may work

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from statistics import median
-from time import perf_counter
 
 import torch
 
-from harness.timing.sample import Call, draw, synchronise
+from harness.timing.sample import Call, draw
 
 ROTATE_CACHES = 3  # operands in turn fill so many times the cache, so that none is still there
 MOST_ROTATIONS = 64
@@ -40,7 +39,8 @@ def cold(call: Call, device: str) -> Call:
 
     After the flush the device spins for as long as the host takes to launch the call: what is timed is the device.
     """
-    empty, hold = flush(device), spin(HELD * launch_ms(call, device), device)
+    launch_us = median(draw([call] * TYPICAL_CALLS, device)[2].tolist())
+    empty, hold = flush(device), spin(HELD * launch_us / 1e3, device)
 
     def before() -> None:
         if call.before is not None:
@@ -49,19 +49,6 @@ def cold(call: Call, device: str) -> Call:
         hold()
 
     return Call(fn=call.fn, before=before, units=call.units)
-
-
-def launch_ms(call: Call, device: str) -> float:
-    """Returns how long the host takes to launch the call when the device has nothing else to do."""
-    taken = []
-    for _ in range(TYPICAL_CALLS):
-        if call.before is not None:
-            call.before()
-        synchronise(device)
-        began = perf_counter()
-        call.fn()
-        taken.append(1e3 * (perf_counter() - began))
-    return median(taken)
 
 
 def spin(delay_ms: float, device: str) -> Callable[[], object]:

@@ -26,7 +26,7 @@ class StopRule:
 
 
 def stop_rule(device: str, max_s: float, min_samples: int = 10) -> StopRule:
-    """Returns the rule of a series on this device. A GPU has a clock of its own: half the time tells as much."""
+    """Returns the rule of a series on this device. A GPU is given half the time: nobody preempts it."""
     if device.partition(":")[0] == "cuda":
         return StopRule(min_samples=min_samples, min_s=0.1, max_s=max_s / 2)
     return StopRule(min_samples=min_samples, max_s=max_s)

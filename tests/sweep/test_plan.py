@@ -11,7 +11,7 @@ from harness.record import Record
 from harness.spec import Measure
 from harness.store import Store
 from harness.sweep import settings
-from harness.sweep.local import LocalExecutor
+from harness.sweep.local import LocalExecutor, Slot
 from harness.sweep.plan import Planner, check_data, choose, entrants, plan, plan_json, suite_key
 from harness.sweep.trial import Job, failed, first_record, job_from_text, job_to_text
 
@@ -49,6 +49,13 @@ def suite(registry):
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "runs")
+
+
+@dataclasses.dataclass(eq=False)
+class Worker:
+    """A process that runs."""
+
+    slot: Slot
 
 
 def no_estimate(kind, config, layers, mixer):
@@ -122,6 +129,20 @@ def test_what_shares_a_process_begins_only_where_its_training_has_not_failed(reg
             store.write(failed(first_record(trial, registry), "it broke", 1.0), {})
     assert executor._mates(first, timed) == []
     assert executor._mates(dataclasses.replace(first, together=""), timed) == []
+
+
+def test_beside_a_worker_that_runs_nothing_is_looked_up(registry, suite, store, monkeypatch):
+    made = make(registry, settings.with_settings(suite, ["timing.processes=5"]), store, "plain")
+    timed = [dataclasses.replace(trial, needs=(), checks=()) for trial in made.trials if trial.kind == "time"]
+    executor, looked, polls = LocalExecutor(made, store, registry, display=None), [], []
+    monkeypatch.setattr(executor, "_hopeless", lambda trial: looked.append(trial))
+    monkeypatch.setattr(executor, "_start", lambda trials, slot: executor.running.append(Worker(slot)))
+    monkeypatch.setattr(executor, "_listen", lambda: polls.append(None))
+    monkeypatch.setattr(executor, "_has_ended", lambda worker: len(polls) % 50 == 0)
+    monkeypatch.setattr(executor, "_collect", lambda worker: [])
+    executor._pool(timed, [Slot(threads=1)])
+    assert len(polls) == 5 * 50
+    assert len(looked) == 5 + 4 + 3 + 2 + 1  # what waits, once a worker
 
 
 def test_more_processes_add_to_those_on_disk(registry, suite, store):

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import time
 import weakref
 from types import SimpleNamespace
 
@@ -92,7 +91,7 @@ def test_a_replay_launches_the_graph_and_keeps_the_inputs_alive(told):
 def test_what_is_restored_before_a_sample_is_restored_before_the_flush(monkeypatch):
     order = []
     monkeypatch.setattr(cuda, "flush", lambda device: lambda: order.append("flush"))
-    monkeypatch.setattr(cuda, "launch_ms", lambda call, device: 0.3)
+    monkeypatch.setattr(cuda, "draw", lambda calls, device: (None, None, np.full(len(calls), 300.0)))
     monkeypatch.setattr(cuda, "spin", lambda ms, device: lambda: order.append(f"spin of {ms} ms"))
     call = cuda.cold(Call(fn=lambda: None, before=lambda: order.append("restore"), units=2), "cuda")
     call.before()
@@ -106,13 +105,6 @@ def test_a_spin_lasts_as_many_cycles_as_the_device_counts_in_that_time(monkeypat
     monkeypatch.setattr(cuda, "draw", lambda calls, device: (np.full(len(calls), 0.5), None, None))
     cuda.spin(3.0, "cuda")()
     assert asked == [6 * cuda.SPIN_CYCLES]
-
-
-def test_the_time_to_launch_is_the_host_s_and_what_is_restored_is_not_in_it():
-    order = []
-    call = Call(fn=lambda: time.sleep(0.002), before=lambda: order.append("restore"))
-    assert cuda.launch_ms(call, "cpu") >= 2.0
-    assert len(order) == cuda.TYPICAL_CALLS
 
 
 @pytest.mark.parametrize(("n_bytes", "turns"), [(1, 64), (50 << 20, 3), (200 << 20, 1)])

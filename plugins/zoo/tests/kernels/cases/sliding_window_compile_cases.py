@@ -26,7 +26,7 @@ def compile_kernel(kernel, target: str, dtype: str, hd: int, window: int) -> str
 @pytest.mark.parametrize("hd", [64, 128])
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
 def test_it_runs_on_tensor_cores_and_nothing_spills(kernel, hd: int, dtype: str, target: str) -> None:
-    # wgmma takes no fewer than 64 rows; in float32 so many would spill, or take eight warps and twice the time
+    # wgmma takes no fewer than 64 rows; in float32 so many would spill, or take eight warps, which are slower
     on_sm_90 = "mma.sync" if dtype == "float32" else "wgmma.mma_async"
     instruction = {"sm_90": on_sm_90, "sm_80": "mma.sync", "gfx942": "v_mfma"}
     assert instruction[target] in compile_kernel(kernel, target, dtype, hd, window=128)
