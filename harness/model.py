@@ -96,12 +96,16 @@ class LanguageModel(nn.Module):
         self.specs = specs
         self.mixer_configs = mixer_configs
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Returns the hidden state [B, T, D] after the last norm, from tokens [B, T]."""
+    def forward(self, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Returns the hidden state [B, T, D] after the last norm, from tokens [B, T].
+
+        With rows int64 [R] it is that of those of the B * T positions only, [R, D].
+        """
         x = self.dropout(self.embedding(tokens))  # [B, T, D]
         for block in self.layers:
             x = block(x, tokens)
-        return self.norm(x)  # type: ignore[no-any-return]
+        # chosen before the norm: neither it nor its gradient is then taken at positions that nobody asks for
+        return self.norm(x if rows is None else rows_of(x, rows))  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns [..., V] from hidden [..., D]; the head is the embedding (tied)."""
@@ -137,6 +141,12 @@ class LanguageModel(nn.Module):
         """Returns the sum of the mixers' auxiliary losses, or None where no mixer has one."""
         losses = [b.mixer.auxiliary_loss() for b in self.layers if hasattr(b.mixer, "auxiliary_loss")]  # type: ignore[operator]
         return torch.stack(losses).sum() if losses else None
+
+
+def rows_of(x: Tensor, rows: Tensor) -> Tensor:
+    """Returns the rows [R, D] of x [B, T, D], numbered through; all of them without a copy."""
+    flat = x.flatten(0, 1)
+    return flat if rows.numel() == flat.shape[0] else flat.index_select(0, rows)
 
 
 def operators_by_layer(model: LanguageModel) -> list[str | None]:

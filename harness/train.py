@@ -79,15 +79,9 @@ def to_device(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def rows_of(hidden: Tensor, rows: Tensor) -> Tensor:
-    """Returns the labelled rows [R, D] of hidden [B, T, D]."""
-    flat = hidden.flatten(0, 1)
-    return flat if rows.numel() == flat.shape[0] else flat.index_select(0, rows)
-
-
 def loss_on_rows(model: LanguageModel, tokens: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
     """Returns the mean cross-entropy over the labelled rows; no other position sees the head."""
-    return F.cross_entropy(model.logits(rows_of(model(tokens), rows)).float(), targets)
+    return F.cross_entropy(model.logits(model(tokens, rows)).float(), targets)
 
 
 def make_optimizer(model: LanguageModel, training: TrainingConfig, lr: float) -> torch.optim.Optimizer:
@@ -270,7 +264,7 @@ def predict(model: LanguageModel, batches: Iterable[Batch], device: str) -> dict
     predicted, nll = bytearray(), bytearray()
     for batch in batches:
         tokens, rows, targets = to_device(batch, device)
-        selected = rows_of(model(tokens), rows)
+        selected = model(tokens, rows)
         for some_rows, some_targets in _chunks(selected, targets, model.embedding.num_embeddings):
             logits = model.logits(some_rows).float()
             predicted += logits.argmax(-1).to("cpu", torch.int32).numpy().data

@@ -26,6 +26,14 @@ def test_hidden_state_has_the_shape_of_the_tokens_and_the_width_of_the_model():
     assert m.logits(hidden).shape == (3, 12, 32)
 
 
+def test_chosen_positions_have_the_hidden_state_they_have_among_all():
+    m = model()
+    rows = torch.tensor([0, 5, 13, 35])
+    whole = m(tokens())
+    assert torch.equal(m(tokens(), rows), whole.flatten(0, 1)[rows])
+    assert torch.equal(m(tokens(), torch.arange(36)), whole.flatten(0, 1))
+
+
 def test_the_head_is_the_embedding():
     m = model()
     assert torch.equal(m.logits(torch.eye(16)), m.embedding.weight.T)

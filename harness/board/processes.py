@@ -12,6 +12,7 @@ from harness.spec import Measure
 from harness.store import StoredRecord
 
 MAX_BUSY_CORES = 0.5  # by other processes, before a row from one process says that it was disturbed
+LEAST = ("peak_mib",)  # what else a process holds can only add: the least of the processes stands for all
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Processes:
     def measures(self) -> dict[str, Measure]:
         """Returns each measure over the processes."""
         names = [name for name in self.record.measures if all(name in one.record.measures for one in self.stored)]
-        return {name: across([one.record.measures[name] for one in self.stored]) for name in names}
+        return {name: across([one.record.measures[name] for one in self.stored], name in LEAST) for name in names}
 
     @property
     def protocol(self) -> str:
@@ -56,21 +57,25 @@ class Processes:
         return f"times disturbed in {sum(map(bool, found))}/{len(found)}: {', '.join(causes)}" if causes else None
 
 
-def across(measures: Sequence[Measure]) -> Measure:
-    """Returns the median over processes with the least and the greatest; what is the same in all of them, as it is."""
+def across(measures: Sequence[Measure], least: bool = False) -> Measure:
+    """Returns the median over processes with the least and the greatest; what is the same in all of them, as it is.
+
+    With `least` the least process stands for all.
+    """
     values = [measure.value for measure in measures]
     single = all(measure.n == 1 for measure in measures)
     if len(measures) == 1 or (single and len(set(values)) == 1):
         return measures[0]
     low, high = (None, None) if any(map(math.isnan, values)) else (min(values), max(values))
     of = "" if single else "the medians of "
+    said = "least and greatest of " if least else f"min–max of {of}"
     return Measure(
-        value=statistics.median(values),
+        value=min(values) if least else statistics.median(values),
         unit=measures[0].unit,
         n=len(values),
         low=low,
         high=high,
-        spread=f"min–max of {of}{len(values)} processes",
+        spread=f"{said}{len(values)} processes",
     )
 
 

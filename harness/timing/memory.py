@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,15 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 RESET_PEAK = "5"  # what proc(5) calls resetting the peak resident set size
+ON_CUDA = "torch.cuda.max_memory_allocated, less what was allocated before the model"
 
 
 def memory_baseline(device: str) -> int:
-    """Returns the bytes this process holds before a model is built; 0 on CUDA, whose allocator counts from 0.
+    """Returns the bytes this process holds before a model is built; on CUDA those that torch allocated on the device.
 
-    Runs one generic training step first: the code pages and buffers that torch loads on first use are nobody's model.
+    What torch loads or takes on first use is nobody's model: on a CPU a generic training step runs first, on CUDA a
+    product. No recorded step may be alive there: the workspaces that it writes to are given back.
     """
     if torch.device(device).type == "cuda":
-        return 0
+        return _cuda_baseline(device)
     return_pages()
     _generic_step()
     return resident_bytes()
@@ -39,7 +42,7 @@ def peak_bytes(fn: Callable[[], object], device: str, baseline: int) -> tuple[in
         torch.cuda.reset_peak_memory_stats(device)
         fn()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device), "torch.cuda.max_memory_allocated"
+        return max(0, torch.cuda.max_memory_allocated(device) - baseline), ON_CUDA
     return_pages()
     was_reset = _reset_peak()
     fn()
@@ -124,6 +127,20 @@ def _once(address: int, n_bytes: int, seen: set[int]) -> int:
         return 0
     seen.add(address)
     return n_bytes
+
+
+def _cuda_baseline(device: str) -> int:
+    # cuBLAS keeps a workspace for every stream that ever ran a product, 32 MiB in deterministic mode: those of an
+    # earlier trial's streams would count as this one's
+    gc.collect()
+    torch.cuda.synchronize(device)
+    clear: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+    if clear is not None:
+        clear()
+    small = torch.ones(64, 64, device=device)
+    torch.mm(small, small)  # the workspace of this stream is nobody's model
+    del small
+    return torch.cuda.memory_allocated(device)
 
 
 def _generic_step() -> None:

@@ -11,9 +11,10 @@ import psutil
 
 from harness.timing.nvml import Gpu
 
-SLACK_S = 0.05  # the system counts CPU time in steps of 10 ms on each core
+TICK_S = 0.01  # in such steps the system counts CPU time, on each core
+SLACK_S = 0.05
 OTHER_CORES = 0.1  # of other processes, beyond the slack
-BUSY_SHARE = 0.5  # of all cores: where a GPU does the work, others disturb once they crowd the launching process
+BUSY_SHARE = 0.5  # of what this process leaves: where a GPU does the work, others disturb once they crowd the cores
 STOLEN_CORES = 0.02  # taken by the hypervisor
 LATE = 1.05  # of the median: a preempted sample that took no longer was not disturbed
 
@@ -104,7 +105,8 @@ def between(before: Reading, after: Reading) -> Window:
 def _crowded(before: Reading, other: float, own: float, wall: float) -> bool:
     if before.gpu is None:
         return other > SLACK_S + OTHER_CORES * wall
-    return other + own > BUSY_SHARE * wall * (psutil.cpu_count() or 1)
+    cores = psutil.cpu_count() or 1
+    return other > TICK_S * cores + BUSY_SHARE * max(wall * cores - own, 0.0)
 
 
 def switches() -> int:

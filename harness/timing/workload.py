@@ -86,8 +86,9 @@ class Workload:
 
     def _prefill(self, rotations: int) -> Call:
         model = self.model.eval()
+        last = torch.arange(self.T - 1, self.B * self.T, self.T, device=self.device)
         turn = _turns([self.tokens.roll(shift, dims=1) for shift in range(rotations)])
-        return self._without_grad(lambda: model.logits(model(turn())[:, -1]))
+        return self._without_grad(lambda: model.logits(model(turn(), last)))
 
     def _train(self, rotations: int) -> Call:
         model, training = self.model.train(), self.config.training

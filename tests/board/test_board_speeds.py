@@ -209,3 +209,10 @@ def test_what_is_equal_in_every_process_has_no_interval():
     differs = across([same, dataclasses.replace(same, value=7.0), dataclasses.replace(same, value=6.0)])
     assert (differs.low, differs.value, differs.high, differs.n) == (5.0, 6.0, 7.0, 3)
     assert differs.spread == "min–max of 3 processes"
+
+
+def test_the_least_peak_stands_for_all_processes():
+    of_one = [Measure(value=value, unit="MiB", n=1) for value in (800.0, 702.0, 800.0)]
+    found = across(of_one, least=True)
+    assert (found.value, found.low, found.high, found.n) == (702.0, 702.0, 800.0, 3)
+    assert found.spread == "least and greatest of 3 processes"

@@ -38,8 +38,15 @@ def test_the_counters_tell_who_else_was_there(happened, flags):
 def test_where_a_gpu_works_other_processes_count_once_they_crowd_the_cores(monkeypatch):
     monkeypatch.setattr("psutil.cpu_count", lambda: 16)
     alone = dataclasses.replace(START, gpu={"throttle": [], "other_processes": 0})
-    for other, flags in ((6.0, Disturbance.NONE), (8.0, Disturbance.OTHERS)):
-        end = dataclasses.replace(alone, wall_s=1.0, busy_s=1.0 + other, own_s=1.0)
+    for own, other, wall, flags in (
+        (1.0, 6.0, 1.0, Disturbance.NONE),
+        (1.0, 8.0, 1.0, Disturbance.OTHERS),
+        (12.0, 1.5, 1.0, Disturbance.NONE),  # its own threads are no neighbours
+        (12.0, 3.0, 1.0, Disturbance.OTHERS),
+        (0.03, 0.3, 0.03, Disturbance.NONE),  # the clock ticks of all cores are that coarse
+        (0.03, 0.45, 0.03, Disturbance.OTHERS),
+    ):
+        end = dataclasses.replace(alone, wall_s=wall, busy_s=own + other, own_s=own)
         assert between(alone, end).flags == flags
 
 
