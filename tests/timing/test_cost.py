@@ -203,8 +203,9 @@ class TinyModel(nn.Module):
         self.layers[0].mixer = self.layers[0]["mixer"]
         self.specs = [MixerSpec(name="pool", summary="", source="", build=lambda config: Pool())]
 
-    def forward(self, tokens):
-        return self.layers[0].mixer(self.embedding(tokens))
+    def forward(self, tokens, rows=None):
+        y = self.layers[0].mixer(self.embedding(tokens))
+        return y if rows is None else y.flatten(0, 1)[rows]
 
     def logits(self, hidden):
         return hidden @ self.embedding.weight.T
