@@ -52,10 +52,15 @@ def cold(call: Call, device: str) -> Call:
 
 
 def spin(delay_ms: float, device: str) -> Callable[[], object]:
-    """Returns a function that keeps the device busy for so long, in the stream, and touches no memory."""
+    """Returns a function that keeps the device busy for so long, its launch included, and touches no memory."""
     sleep: Callable[[int], object] = torch.cuda._sleep
-    ms = median(draw([Call(fn=lambda: sleep(SPIN_CYCLES))] * TYPICAL_CALLS, device)[0].tolist())
-    cycles = int(SPIN_CYCLES * delay_ms / ms)
+
+    def lasts_ms(cycles: int) -> float:
+        return float(median(draw([Call(fn=lambda: sleep(cycles))] * TYPICAL_CALLS, device)[0]))
+
+    launch_ms = lasts_ms(1)  # a slowdown of 0.2 % may be shorter than that: then the launch alone is planted
+    cycles_per_ms = SPIN_CYCLES / (lasts_ms(SPIN_CYCLES) - launch_ms)
+    cycles = max(1, int(cycles_per_ms * (delay_ms - launch_ms)))
     return lambda: sleep(cycles)
 
 

@@ -99,12 +99,19 @@ def test_what_is_restored_before_a_sample_is_restored_before_the_flush(monkeypat
     assert call.units == 2
 
 
-def test_a_spin_lasts_as_many_cycles_as_the_device_counts_in_that_time(monkeypatch):
+@pytest.mark.parametrize("delay_ms", [3.0, 0.1, 0.0005])
+def test_a_spin_lasts_as_long_as_it_is_told_with_its_launch(monkeypatch, delay_ms):
     asked = []
+
+    def device_ms(calls, device):  # a launch takes the device 4 µs, half a million cycles a millisecond
+        for call in calls:
+            call.fn()
+        return np.array([0.004 + cycles / 5e5 for cycles in asked[-len(calls) :]]), None, None
+
     monkeypatch.setattr(torch.cuda, "_sleep", asked.append)
-    monkeypatch.setattr(cuda, "draw", lambda calls, device: (np.full(len(calls), 0.5), None, None))
-    cuda.spin(3.0, "cuda")()
-    assert asked == [6 * cuda.SPIN_CYCLES]
+    monkeypatch.setattr(cuda, "draw", device_ms)
+    cuda.spin(delay_ms, "cuda")()
+    assert 0.004 + asked[-1] / 5e5 == pytest.approx(max(delay_ms, 0.004), abs=1e-5)
 
 
 @pytest.mark.parametrize(("n_bytes", "turns"), [(1, 64), (50 << 20, 3), (200 << 20, 1)])
