@@ -22,7 +22,7 @@ def _mqar(N: int, D: int, vocab_size: int, examples: int, held_out: int) -> MQAR
 def _smoke() -> SuiteSpec:
     return SuiteSpec(
         name="smoke",
-        summary="does everything work: twenty-five seconds a mixer on two CPU cores, scores mean nothing",
+        summary="does everything work: twenty-five to forty seconds a mixer on two CPU cores, scores mean nothing",
         runs=(
             RunConfig(
                 task="mqar",

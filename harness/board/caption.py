@@ -8,6 +8,7 @@ from harness.board.cells import Cell, Column
 from harness.board.points import UNKNOWN, Point, task_options
 from harness.board.processes import Processes
 from harness.record import Record
+from harness.spec import Measure
 
 LEGEND = (
     "± is the longer side of the interval; equal ranks: the intervals overlap; – as rank: no score, or no green check; "
@@ -117,10 +118,16 @@ def spreads(columns: Sequence[Column], filled: Mapping[str, Sequence[Cell]]) -> 
         measures = [measure for measure in measures if column.spread and measure.low is not None]
         if not measures:
             continue
-        said = " or ".join(dict.fromkeys(measure.spread or "interval" for measure in measures))
         counts = {measure.n for measure in measures}
+        said = " or ".join(dict.fromkeys(_spread(measure, one_count=len(counts) == 1) for measure in measures))
         count = f"{counts.pop():,}" if len(counts) == 1 else None
         known = count is None or f" {count} " in f" {said} "  # said in the words of the spread, or in each cell
         lines[said].append(column.title if known else f"{column.title} (n = {count})")
     found = [f"± {', '.join(titles)}: {said}" for said, titles in lines.items()]
     return [*found, *([LEGEND] if found else [])]
+
+
+def _spread(measure: Measure, one_count: bool) -> str:
+    """Returns what the interval is, in words; with n for a count that every cell tells for itself."""
+    said = f" {measure.spread or 'interval'} "
+    return (said if one_count else said.replace(f" {measure.n} ", " n ")).strip()

@@ -3,12 +3,15 @@ from html.parser import HTMLParser
 
 import pytest
 
+from harness.board.caption import spreads
+from harness.board.cells import Column, fill
 from harness.board.points import points
 from harness.board.render import FORMATS, render
 from harness.board.table import leaderboard
 from harness.check.promise import NOT_APPLICABLE, Finding
 from harness.check.report import CheckReport
 from harness.errors import InputError
+from harness.spec import Measure
 
 REASON = "RuntimeError: shape '[8, 256]' is | invalid <b>"
 
@@ -67,6 +70,20 @@ def test_the_caption_says_what_was_asked_and_on_what_it_was_measured(one_table):
         assert said in text
     assert "min–max of 2 seeds" in text
     assert "quartiles of 20 samples" in text
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [((20, 20), "± forward ms: quartiles of 20 samples"), ((28, 109), "± forward ms: quartiles of n samples")],
+)
+def test_how_many_samples_is_said_once_or_in_every_cell(counts, said):
+    column = Column("forward_ms", "forward ms", "pile", "forward_ms", kind="time")
+    measures = [
+        Measure(value=2.0, unit="ms", n=n, low=1.5, high=2.5, spread=f"quartiles of {n} samples") for n in counts
+    ]
+    cells = fill(column, measures, [None, None])
+    assert spreads([column], {column.key: cells})[0] == said
+    assert [f"(n={n})" in cell.text for n, cell in zip(counts, cells, strict=True)] == [len(set(counts)) > 1] * 2
 
 
 def test_two_classes_of_device_are_two_tables(maker, registry, other_gpu):
