@@ -7,7 +7,7 @@ from harness.board.caption import spreads
 from harness.board.cells import Column, fill
 from harness.board.points import points
 from harness.board.render import FORMATS, render
-from harness.board.table import leaderboard
+from harness.board.table import MEASURED_ONCE, leaderboard
 from harness.check.promise import NOT_APPLICABLE, Finding
 from harness.check.report import CheckReport
 from harness.errors import InputError
@@ -60,7 +60,7 @@ def test_every_dash_has_its_reason(one_table):
     cells = rows_of(one_table)
     assert "no step()" in cells["base_conv/torch(kernel=3)"]["decode_us_per_token"].note
     assert "no step()" in cells["base_conv/torch(kernel=3)"]["state_kib"].note
-    assert cells["attention/xformers"]["mqar_accuracy"].note == "quality is measured once a mixer: see attention/torch"
+    assert cells["attention/xformers"]["mqar_accuracy"].note == MEASURED_ONCE
     assert cells["ema/torch"]["forward_ms"].note == f"failed: {REASON}"
 
 
