@@ -43,7 +43,7 @@ STEPS = {
     "cuda_bench": Step("benchmarks/cuda_bench_check.py --mixer attention(heads=16) --json {out}/cuda_bench.json", 120),
     "ruler": Step(
         "benchmarks/ruler.py --runs {out}/ruler --device cuda --mixer attention(heads=4) --T 2048 --d-model 256 "
-        "--batch 8 --max-s 0.03 --duels 100 --json {out}/ruler.json",
+        "--batch 8 --max-s 0.06 --duels 100 --json {out}/ruler.json",
         3600,
     ),
     "run": Step("-m harness run --all --device cuda --runs {out}/runs", 7200),

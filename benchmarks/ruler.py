@@ -3,7 +3,7 @@
     python benchmarks/ruler.py --runs /tmp/ruler                     # all of it; on 2 CPU cores about an hour
     python benchmarks/ruler.py --runs /tmp/ruler --parts clock,burn  # three minutes
     python benchmarks/ruler.py --runs /tmp/ruler --device cuda --mixer 'attention(heads=4)' --T 2048 --d-model 256 \\
-        --batch 8 --max-s 0.03 --duels 100
+        --batch 8 --max-s 0.06 --duels 100
 
 The machine must be otherwise idle. Finished processes are kept in --runs: the same command goes on where it ended.
 A part whose target is missed is printed as MISSED, and the exit code is 1. --plot writes one figure (needs matplotlib);

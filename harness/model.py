@@ -144,7 +144,7 @@ class LanguageModel(nn.Module):
 
 
 def rows_of(x: Tensor, rows: Tensor) -> Tensor:
-    """Returns the rows [R, D] of x [B, T, D], numbered through; all of them without a copy."""
+    """Returns the rows [R, D] of x [B, T, D], numbered through, ascending, each once; all of them without a copy."""
     flat = x.flatten(0, 1)
     return flat if rows.numel() == flat.shape[0] else flat.index_select(0, rows)
 

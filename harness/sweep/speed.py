@@ -1,6 +1,5 @@
 """One process of `harness time` or `harness compare`: what its worker measures, behind the gate of the contract."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -90,7 +89,6 @@ def _peak(job: Job, registry: Registry, report: Report) -> Outcome:
 
 def _peak_of(job: Job, registry: Registry, mode: str) -> tuple[int | None, str, str | None]:
     """Returns (peak bytes of a mode, how they were measured, why they were not)."""
-    gc.collect()  # the layers of the mode before
     baseline = memory_baseline(job.device)
     try:
         # the high-water mark of a CPU process would keep what one pass over the prompt took

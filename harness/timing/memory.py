@@ -24,6 +24,7 @@ def memory_baseline(device: str) -> int:
     What torch loads or takes on first use is nobody's model: on a CPU a generic training step runs first, on CUDA a
     product. No recorded step may be alive there: the workspaces that it writes to are given back.
     """
+    gc.collect()  # the model before
     if torch.device(device).type == "cuda":
         return _cuda_baseline(device)
     return_pages()
@@ -132,7 +133,6 @@ def _once(address: int, n_bytes: int, seen: set[int]) -> int:
 def _cuda_baseline(device: str) -> int:
     # cuBLAS keeps a workspace for every stream that ever ran a product, 32 MiB in deterministic mode: those of an
     # earlier trial's streams would count as this one's
-    gc.collect()
     torch.cuda.synchronize(device)
     clear: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
     if clear is not None:
