@@ -24,6 +24,7 @@ CUDA_SIZES = [(N, D, d, B) for N, D, B in ((64, 4, 512), (256, 16, 256), (512, 6
 SIZES = {"cpu": CPU_SIZES, "cuda": CUDA_SIZES}
 V = 8192
 ATTENTION = "attention(positions=learned)"
+EVERY = f"{ATTENTION}, every position"  # and not, in the last layer, the labelled ones alone
 BASE_CONV, HYENA, H3 = "base_conv(kernel=published)", "hyena", "h3(d_state=length,head_dim=2)"
 PEER = {  # the predecessor's mixers: seconds on two Zen 3 cores with its allocator tuned; ms and MiB on an H100
     "cpu": {
@@ -58,7 +59,7 @@ PEER = {  # the predecessor's mixers: seconds on two Zen 3 cores with its alloca
         (H3, CUDA_SIZES[3]): (104.8, 16072),
     },
 }
-MIXERS = [ATTENTION, "short_conv", "base_conv", BASE_CONV, HYENA, H3, "long_conv", "rwkv4"]
+MIXERS = [ATTENTION, EVERY, "short_conv", "base_conv", BASE_CONV, HYENA, H3, "long_conv", "rwkv4"]
 
 
 def make_steps(mixer, size, device):
@@ -73,6 +74,7 @@ def make_steps(mixer, size, device):
     from harness.train import make_optimizer, prepare_process, stepper, to_device, train_step
 
     N, D, d_model, B = size
+    every, mixer = mixer == EVERY, ATTENTION if mixer == EVERY else mixer
     prepare_process(device, torch.get_num_threads())
     torch.manual_seed(0)
     registry, training = load_registry(), TrainingConfig()
@@ -80,7 +82,8 @@ def make_steps(mixer, size, device):
     layers = "MIXER*2" if mixer != ATTENTION else f"{chosen},{chosen.replace('positions=learned', 'positions=none')}"
     model = build_model(ModelConfig(d_model=d_model, layers=layers), chosen, V, N, registry).to(device)
     optimizer = make_optimizer(model, training, 1e-3)
-    inputs = to_device(next(iter(MQAR(N=N, D=D).train(batch_size=B, steps=1, seed=0))), device)
+    tokens, rows, targets = to_device(next(iter(MQAR(N=N, D=D).train(batch_size=B, steps=1, seed=0))), device)
+    inputs = tokens, rows.flatten() if every else rows, targets
     yield "plain", lambda: train_step(model, inputs, optimizer, training)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()  # a replay allocates nothing: its memory is what the recording took

@@ -23,6 +23,12 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=shared)
 
 
+def causal_at(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
+    """Returns [B, H, Q, hd] from q at positions [B, Q] of the T that k and v [B, Hkv, T, hd] are of."""
+    seen = torch.arange(k.shape[2], device=k.device) <= positions[:, None, :, None]  # [B, 1, Q, T]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1])
+
+
 class AttentionHeads(nn.Module):
     """The projections around attention: queries, keys and values of each head with their positions, and back."""
 
@@ -40,17 +46,40 @@ class AttentionHeads(nn.Module):
 
     def forward(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q [B, H, T, hd] and k, v [B, Hkv, T, hd] of x [B, T, D], whose first row is at position `start`."""
-        B, T, D = x.shape
-        if self.positions is not None:
-            self.check_length(start + T)
-            x = x + self.positions[start : start + T]
+        T, D = x.shape[1:]
+        x = self._placed(x, start)
         # Strided views of the three parts: faster than one contiguous copy, forward and backward.
         parts = self.qkv(x).split((D, *[self.kv_heads * self.head_dim] * 2), dim=2)
-        q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in parts)
+        q, k, v = map(self._heads, parts)
         if self.rotary:
             cos, sin = rotary_tables(start, T, self.head_dim, x)
             q, k = (rotate(part, cos, sin).to(v.dtype) for part in (q, k))  # under autocast x is wider than they are
         return q, k, v
+
+    def forward_at(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q [B, H, Q, hd] of the positions int64 [B, Q] of x [B, T, D], and k, v [B, Hkv, T, hd] of all."""
+        B, T, D = x.shape
+        x, weight, bias = self._placed(x, 0), self.qkv.weight, self.qkv.bias
+        asked = x[torch.arange(B, device=x.device)[:, None], positions]  # [B, Q, D]
+        q = self._heads(F.linear(asked, weight[:D], bias[:D]))
+        k, v = map(self._heads, F.linear(x, weight[D:], bias[D:]).chunk(2, dim=2))
+        if self.rotary:
+            cos, sin = rotary_tables(0, T, self.head_dim, x)
+            q = rotate(q, cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)).to(v.dtype)
+            k = rotate(k, cos, sin).to(v.dtype)
+        return q, k, v
+
+    def _placed(self, x: Tensor, start: int) -> Tensor:
+        """Returns x [B, T, D] with what was learned of its positions, the first of which is `start`."""
+        if self.positions is None:
+            return x
+        T = x.shape[1]
+        self.check_length(start + T)
+        return x + self.positions[start : start + T]
+
+    def _heads(self, part: Tensor) -> Tensor:
+        """Returns [B, heads, T, hd] of a part [B, T, heads * hd]."""
+        return part.view(*part.shape[:2], -1, self.head_dim).transpose(1, 2)
 
     def merge(self, y: Tensor) -> Tensor:
         """Returns the projected output [B, T, D] from the heads [B, H, T, hd]."""
@@ -125,6 +154,14 @@ class SelfAttention(nn.Module):
         drop = 0 if self.window is None else max(0, past_k.shape[2] + 1 - self.window)
         k, v = torch.cat((past_k[:, :, drop:], k), dim=2), torch.cat((past_v[:, :, drop:], v), dim=2)
         return q, (k, v, t + 1)
+
+
+class CausalAttention(SelfAttention):
+    """Attention to everything so far, through torch's scaled_dot_product_attention."""
+
+    def forward_at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Returns [B, Q, D], what `forward` returns at positions int64 [B, Q] of x [B, T, D]."""
+        return self.heads.merge(causal_at(*self.heads.forward_at(x, positions), positions))
 
 
 class TokenAttention(SelfAttention):

@@ -78,9 +78,9 @@ def attention_bytes(d_model: int, options: AttentionOptions, tokens: int) -> int
 
 def build(config: MixerConfig) -> Any:
     """Returns the fast layer."""
-    from harness.attention import SelfAttention
+    from harness.attention import CausalAttention
 
-    return SelfAttention(config.d_model, config.max_len, _options(config))
+    return CausalAttention(config.d_model, config.max_len, _options(config))
 
 
 def reference(config: MixerConfig) -> Any:

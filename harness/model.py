@@ -46,13 +46,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Returns [B, T, D] from x [B, T, D] and tokens [B, T]."""
-        h = self.norm(x)
-        y = self.mixer(h, tokens) if self.needs_tokens else self.mixer(h)
-        if y.shape != x.shape:
-            raise InputError(
-                f"the mixer returned shape {tuple(y.shape)} for input {tuple(x.shape)}; [B, T, D] must stay"
-            )
-        return self._channel(x + y)
+        return self._channel(self._mixed(x, tokens))
+
+    def forward_at(self, x: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Returns the rows [R, D] of what `forward` returns; those of a mixer with `forward_at` are all it computes.
+
+        Rows are int64 [R], numbered through; as [B, Q], the same numbers, every sequence has as many.
+        """
+        if rows.dim() == 1 or not hasattr(self.mixer, "forward_at"):
+            # chosen before what follows: neither it nor its gradient is then taken at positions that nobody asks for
+            return self._channel(rows_of(self._mixed(x, tokens), rows))
+        (_, T, D), (B, Q) = x.shape, rows.shape
+        skipped = rows_of(x, rows)  # before the mixer: backward comes to it last, so its gradient is not kept meanwhile
+        y = self.mixer.forward_at(self.norm(x), rows % T, *((tokens,) if self.needs_tokens else ()))  # type: ignore[operator]
+        _require_shape(y, (B, Q, D), f"{tuple(x.shape)} at {Q} position{'s' if Q > 1 else ''}")
+        return self._channel(skipped + y.flatten(0, 1))
 
     def step(self, x_t: Tensor, state: Any, tokens_t: Tensor) -> tuple[Tensor, Any]:
         """Returns ([B, D], state) from x_t [B, D], the state of this layer and tokens_t [B]."""
@@ -70,6 +78,12 @@ class Block(nn.Module):
             y_t, state = self.step(x_t, state, tokens_t)
             outputs.append(y_t)
         return torch.stack(outputs, dim=1), state
+
+    def _mixed(self, x: Tensor, tokens: Tensor) -> Tensor:
+        h = self.norm(x)
+        y = self.mixer(h, tokens) if self.needs_tokens else self.mixer(h)
+        _require_shape(y, tuple(x.shape), f"{tuple(x.shape)}")
+        return x + y  # type: ignore[no-any-return]
 
     def _channel(self, x: Tensor) -> Tensor:
         if self.channel_mixer is None or self.channel_norm is None:
@@ -95,17 +109,20 @@ class LanguageModel(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.specs = specs
         self.mixer_configs = mixer_configs
+        self.not_deterministic: str | None = None  # the operation of a training step that has no deterministic kernel
 
     def forward(self, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the hidden state [B, T, D] after the last norm, from tokens [B, T].
 
-        With rows int64 [R] it is that of those of the B * T positions only, [R, D].
+        With rows, int64 [R], it is that of those of the B * T positions only, [R, D]. Rows [B, Q], the same numbers,
+        say that every sequence has as many: a mixer with `forward_at` then computes no others in the last layer.
         """
         x = self.dropout(self.embedding(tokens))  # [B, T, D]
-        for block in self.layers:
+        *before, last = self.layers
+        for block in before:
             x = block(x, tokens)
-        # chosen before the norm: neither it nor its gradient is then taken at positions that nobody asks for
-        return self.norm(x if rows is None else rows_of(x, rows))  # type: ignore[no-any-return]
+        x = last(x, tokens) if rows is None else last.forward_at(x, tokens, rows)  # type: ignore[operator]
+        return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns [..., V] from hidden [..., D]; the head is the embedding (tied)."""
@@ -146,7 +163,12 @@ class LanguageModel(nn.Module):
 def rows_of(x: Tensor, rows: Tensor) -> Tensor:
     """Returns the rows [R, D] of x [B, T, D], numbered through, ascending, each once; all of them without a copy."""
     flat = x.flatten(0, 1)
-    return flat if rows.numel() == flat.shape[0] else flat.index_select(0, rows)
+    return flat if rows.numel() == flat.shape[0] else flat.index_select(0, rows.flatten())
+
+
+def _require_shape(y: Tensor, shape: tuple[int, ...], given: str) -> None:
+    if y.shape != shape:
+        raise InputError(f"the mixer returned shape {tuple(y.shape)} for input {given}; it must be {shape}")
 
 
 def operators_by_layer(model: LanguageModel) -> list[str | None]:

@@ -72,11 +72,23 @@ def seed_everything(seed: int) -> None:
 
 
 def to_device(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns tokens [B, T], rows [R] and targets [R] as int64 tensors on the device."""
+    """Returns tokens [B, T], rows [R] and targets [R] as int64 tensors on the device.
+
+    Rows are [B, Q] where every sequence has as many of them, Q, and others beside.
+    """
     return tuple(  # type: ignore[return-value]
         torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)).to(device, non_blocking=True)
-        for a in (batch.tokens, batch.rows, batch.targets)
+        for a in (batch.tokens, _by_sequence(batch), batch.targets)
     )
+
+
+def _by_sequence(batch: Batch) -> np.ndarray:
+    rows, (B, T) = np.asarray(batch.rows), batch.tokens.shape
+    Q, rest = divmod(len(rows), B)
+    if rest or not 0 < Q < T:
+        return rows
+    by_sequence = rows.reshape(B, Q)
+    return by_sequence if (by_sequence // T == np.arange(B)[:, None]).all() else rows
 
 
 def loss_on_rows(model: LanguageModel, tokens: Tensor, rows: Tensor, targets: Tensor) -> Tensor:

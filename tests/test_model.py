@@ -34,6 +34,47 @@ def test_chosen_positions_have_the_hidden_state_they_have_among_all():
     assert torch.equal(m(tokens(), torch.arange(36)), whole.flatten(0, 1))
 
 
+LAYERS = [
+    "attention(positions=learned)",
+    "short_conv,attention(heads=4,kv_heads=2,positions=rotary)",
+    "attention,ema",
+    "document_attention(separator=3)",
+]
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_as_many_positions_of_every_sequence_have_the_hidden_state_and_gradients_they_have_among_all(layers):
+    m = model(ModelConfig(d_model=16, layers=layers, channel_mixer="swiglu")).double()
+    rows = torch.tensor([[0, 5, 11], [13, 14, 23], [24, 30, 35]])  # of sequences of 12
+    found = []
+    for asked in (rows, rows.flatten()):
+        m.zero_grad()
+        hidden = m(tokens(), asked)
+        (hidden * torch.arange(16)).square().sum().backward()
+        found.append([hidden.detach(), *(p.grad.clone() for p in m.parameters())])
+    assert found[0][0].shape == (9, 16)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+def test_where_positions_are_asked_for_the_last_mixer_computes_no_others(monkeypatch):
+    m, seen = model(), []
+    last = m.layers[-1].mixer
+    whole, some = last.forward, last.forward_at
+    monkeypatch.setattr(last, "forward", lambda x: seen.append("all") or whole(x))
+    monkeypatch.setattr(last, "forward_at", lambda x, positions: seen.append(positions.tolist()) or some(x, positions))
+    m(tokens(), torch.tensor([[3, 4], [13, 23], [24, 26]]))
+    m(tokens(), torch.tensor([3, 4, 13, 24]))
+    assert seen == [[[3, 4], [1, 11], [0, 2]], "all"]
+
+
+def test_a_mixer_that_answers_for_other_positions_than_asked_is_an_error_with_both_shapes(monkeypatch):
+    m = model()
+    last = m.layers[-1].mixer
+    monkeypatch.setattr(type(last), "forward_at", lambda self, x, positions: self(x))
+    with pytest.raises(InputError, match=r"shape \(3, 12, 16\) for input \(3, 12, 16\) at 1 position; .* \(3, 1, 16\)"):
+        m(tokens(), torch.tensor([[3], [13], [24]]))
+
+
 def test_the_head_is_the_embedding():
     m = model()
     assert torch.equal(m.logits(torch.eye(16)), m.embedding.weight.T)

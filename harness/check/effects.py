@@ -40,6 +40,8 @@ def side_effects(subject: Subject) -> str:
         subject.decode(module, inputs, state)
         if hasattr(module, "prefill"):
             subject.prefill(module, inputs)
+    if hasattr(module, "forward_at"):
+        subject.at(module, inputs, torch.zeros_like(inputs.tokens[:, :1]))
     require_same(random_state, _random_states(), "forward, backward or step")
     require_same({**before, **kept}, {**switches(), **_surroundings()}, "building, calling or stepping")
     replaced = broken_seals(seals)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from harness.check import causality, copies, decode, effects, invariance, numbers, shape
+from harness.check import causality, copies, decode, effects, forward_at, invariance, numbers, shape
 from harness.check.promise import BROKEN, KEPT, NOT_APPLICABLE, WAIVED, Finding, NotApplicable, Promise
 from harness.check.report import CheckReport
 from harness.check.subject import Subject
@@ -19,6 +19,9 @@ PROMISES = (
     Promise("slope", "a silent drop to fewer bits buys speed with accuracy", numbers.slope),
     Promise("gradients", "a parameter without gradient is counted but cannot learn", numbers.gradients),
     Promise("autocast", "a declared dtype is one that was tried", numbers.autocast),
+    Promise(
+        "forward_at", "scores come from the positions asked for, times from all of them", forward_at.forward_at, False
+    ),
     Promise("step", "decode time is the time of the same function", decode.step),
     Promise("state_bytes", "recall is bought with state, so state is measured", decode.state_bytes),
     Promise(

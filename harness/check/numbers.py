@@ -49,18 +49,23 @@ def _compare(
     """Returns the errors of (output, gradients); too large a one breaks the promise."""
     T, allowed = inputs.x.shape[1], subject.max_error(dtype)
     forward = require_close(subject.value(module, inputs), wanted, allowed, f"{dtype}, T = {T}, output")
-    largest = max(float(slope.abs().max()) for slope in slopes.values())
-    half = dtype in HALVES
-    backward, most = 0.0, (HALF_GRADIENT_FACTOR if half else GRADIENT_FACTOR) * allowed
+    got, half = subject.gradients(module, inputs), dtype in HALVES
+    return forward, require_close_gradients(got, slopes, allowed, half, f"{dtype}, T = {T}")
+
+
+def require_close_gradients(
+    got: dict[str, Tensor], wanted: dict[str, Tensor], allowed: float, half: bool, what: str
+) -> float:
+    """Returns the largest error of the gradients; `allowed` is that of the output, `half` whether in half precision."""
+    largest = max(float(slope.abs().max()) for slope in wanted.values())
+    worst, most = 0.0, (HALF_GRADIENT_FACTOR if half else GRADIENT_FACTOR) * allowed
     least = (HALF_LEAST_GRADIENT if half else LEAST_GRADIENT) * largest
-    for name, slope in subject.gradients(module, inputs).items():
-        error = relative_error(slope, slopes[name], least)
+    for name, slope in got.items():
+        error = relative_error(slope, wanted[name], least)
         if not error <= most:
-            raise BrokenPromise(
-                f"{dtype}, T = {T}, gradient of {name}: error {error:.2g} of the largest, allowed is {most:.2g}"
-            )
-        backward = max(backward, error)
-    return forward, backward
+            raise BrokenPromise(f"{what}, gradient of {name}: error {error:.2g} of the largest, allowed is {most:.2g}")
+        worst = max(worst, error)
+    return worst
 
 
 def gradients(subject: Subject) -> str:

@@ -1,6 +1,6 @@
 """The mixer under test: how it is built for a check, what it is fed, and what it computes in float64."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -162,14 +162,21 @@ class Subject:
         with torch.no_grad():
             return self.call(module, inputs)
 
-    def gradients(self, module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    def at(self, module: Any, inputs: Inputs, positions: Tensor) -> Tensor:
+        """Returns the output [B, Q, D] at positions [B, Q], of a layer that computes no others."""
+        tokens = (inputs.tokens,) if self.spec.needs_tokens else ()
+        return module.forward_at(inputs.x, positions, *tokens)  # type: ignore[no-any-return]
+
+    def gradients(
+        self, module: nn.Module, inputs: Inputs, output: Callable[[nn.Module, Inputs], Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Returns the gradients of a fixed weighted sum of the output: of the input (`x`) and of each parameter.
 
-        A parameter that was not used has zeros.
+        The output is that of `call` unless said. A parameter that was not used has zeros.
         """
         module.zero_grad(set_to_none=True)
         x = inputs.x.detach().clone().requires_grad_()
-        weighted_sum(self.call(module, Inputs(x, inputs.tokens))).backward()  # type: ignore[no-untyped-call]
+        weighted_sum((output or self.call)(module, Inputs(x, inputs.tokens))).backward()  # type: ignore[no-untyped-call]
         if x.grad is None:
             raise BrokenPromise("no gradient reaches the input: the output does not depend on x, or was detached")
         found = {"x": x.grad}

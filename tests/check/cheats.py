@@ -283,6 +283,23 @@ KIT = (
         """,
     ),
     cheat(
+        "computes something else where positions are asked for",
+        "forward_at",
+        """
+        def forward_at(self, x, positions):
+            return self(x).take_along_dim(positions[:, :, None], 1) * 1.001
+        """,
+    ),
+    cheat(
+        "learns something else where positions are asked for",
+        "forward_at",
+        """
+        def forward_at(self, x, positions):
+            mean = self.mix(x).take_along_dim(positions[:, :, None], 1)
+            return self.out_proj(mean.detach() + 0.5 * (mean - mean.detach()))
+        """,
+    ),
+    cheat(
         "computes something else in prefill",
         "step",
         """
