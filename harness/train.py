@@ -23,6 +23,7 @@ from harness.model import LanguageModel, operators_by_layer
 from harness.spec import Batch, Task, TaskSpec
 
 LOGITS_AT_ONCE = 2**25  # elements of [rows, V] that prediction holds at a time
+NO_KERNEL = "does not have a deterministic implementation"  # what torch says of such an operation
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,7 +45,7 @@ def prepare_process(device: str, threads: int) -> None:
     """Pins threads, the allocator and the deterministic paths: the same config gives the same numbers twice."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    torch.use_deterministic_algorithms(True, warn_only=True)  # and no warning more, but in a training step: see there
     # that would also fill every torch.empty with nan: one kernel more for each, in every time, and in no number
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cpu":
@@ -128,7 +129,46 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     training: TrainingConfig,
 ) -> Tensor:
-    """Returns the loss of one update on `inputs` (tokens, rows, targets); what is trained is also what is timed."""
+    """Returns the loss of one update on `inputs` (tokens, rows, targets); what is trained is also what is timed.
+
+    Every sum is taken in one order, so that the same config gives the same weights twice. Of an operation that cannot,
+    `model.not_deterministic` holds the name; then those that could do not either.
+    """
+    strictly = model.not_deterministic is None
+    try:
+        with _deterministic(strictly):
+            return _update(model, inputs, optimizer, training)
+    except RuntimeError as error:
+        if not strictly or NO_KERNEL not in str(error):
+            raise
+        model.not_deterministic = str(error).split()[0]
+    optimizer.zero_grad(set_to_none=True)
+    return train_step(model, inputs, optimizer, training)
+
+
+@contextlib.contextmanager
+def _deterministic(strictly: bool) -> Iterator[None]:
+    """Where the process asked for deterministic operations, lets no others run; warns only where not `strictly`.
+
+    It is the difference between asking and getting: with warnings only, torch's attention sums gradients in any order.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    before = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=not strictly)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=before)
+
+
+def _update(
+    model: LanguageModel,
+    inputs: tuple[Tensor, ...],
+    optimizer: torch.optim.Optimizer,
+    training: TrainingConfig,
+) -> Tensor:
     with autocast(inputs[0].device.type, training.dtype):
         loss = loss_on_rows(model, *inputs)
         auxiliary = model.auxiliary_loss()
@@ -213,7 +253,7 @@ def train(
                 break
     seconds = time.perf_counter() - started
     facts = {"steps": done, "steps_planned": steps, "tokens": tokens, "train_seconds": seconds, **loop.stepper.facts}
-    facts["operators_by_layer"] = operators
+    facts |= {"operators_by_layer": operators, "not_deterministic": model.not_deterministic}
     return Trained(model, loop.curve(), loop.predictions, facts)
 
 

@@ -13,13 +13,31 @@ from harness.model import build_model
 from harness.plugins import load_registry
 from harness.spec import Batch
 from harness.tasks.options import MQAROptions
-from harness.train import DivergedError, learning_rate, loss_on_rows, predict, seed_everything, to_device, train
+from harness.train import (
+    DivergedError,
+    learning_rate,
+    loss_on_rows,
+    make_optimizer,
+    predict,
+    seed_everything,
+    to_device,
+    train,
+    train_step,
+)
 
 REGISTRY = load_registry()
 OPTIONS = MQAROptions(
     vocab_size=32, train_cells=((16, 2, 640),), validation_cells=((16, 2, 50),), test_cells=((16, 2, 50),)
 )
 MODEL = ModelConfig(d_model=16, layers="attention")
+
+
+@pytest.fixture
+def deterministic():
+    """The process as a trial's: `prepare_process` in short."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def run(lr=1e-2, seed=0, model=MODEL, **training):
@@ -45,11 +63,82 @@ def test_loss_on_rows_is_the_cross_entropy_of_those_rows():
     assert found["nll"].mean() == pytest.approx(float(expected.detach()), abs=1e-5)
 
 
+def test_rows_come_by_sequence_where_each_has_as_many_and_others_beside():
+    def rows(*given):
+        batch = Batch(tokens=np.zeros((2, 4), int), rows=np.array(given), targets=np.zeros(len(given), int))
+        return to_device(batch, "cpu")[1].tolist()
+
+    assert rows(0, 2, 5, 7) == [[0, 2], [5, 7]]
+    assert rows(3, 4) == [[3], [4]]
+    for uneven in ([0, 1, 2, 7], [0, 1], [0, 4, 5], [1], list(range(8))):
+        assert rows(*uneven) == uneven
+
+
 def test_the_same_config_gives_the_same_numbers_twice():
     first, second = run(), run()
     assert np.array_equal(first.predictions["nll"], second.predictions["nll"])
     assert np.array_equal(first.curve["loss"], second.curve["loss"])
     assert not np.array_equal(first.predictions["nll"], run(seed=1).predictions["nll"])
+
+
+PUTS = """
+from harness import MixerSpec, hookimpl
+def build(config):
+    import torch
+    class Puts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out_proj = torch.nn.Linear(config.d_model, config.d_model)
+        def forward(self, x):
+            first = torch.zeros(1, dtype=torch.long)
+            return self.out_proj(x.clone().put_(first, torch.zeros(1)))
+    return Puts()
+@hookimpl
+def harness_mixers(): yield MixerSpec(name="puts", summary="", source="", build=build)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:put_ does not have a deterministic implementation")  # torch's, where it may run
+def test_an_operation_that_sums_in_any_order_is_named_and_the_training_goes_on(tmp_path, deterministic):
+    file = tmp_path / "puts.py"
+    file.write_text(PUTS)
+    registry = load_registry([str(file)])
+    seed_everything(0)
+    net = build_model(ModelConfig(d_model=16, layers="MIXER"), "puts", 32, 16, registry)
+    optimizer = make_optimizer(net, TrainingConfig(), 1e-2)
+    inputs = torch.randint(32, (4, 16)), torch.arange(64), torch.randint(32, (64,))
+    losses = [float(train_step(net, inputs, optimizer, TrainingConfig())) for _ in range(20)]
+    assert net.not_deterministic == "put_"
+    assert losses[-1] < losses[0]
+    assert torch.is_deterministic_algorithms_warn_only_enabled()  # as it was
+    assert run().facts["not_deterministic"] is None
+
+
+def test_an_error_of_a_step_is_not_taken_for_a_missing_kernel(monkeypatch, deterministic):
+    def fails(*args):
+        raise RuntimeError("out of order")
+
+    net = build_model(MODEL, "attention", 32, 16, REGISTRY)
+    monkeypatch.setattr(net.layers[0].mixer, "forward", fails)
+    inputs = torch.zeros(1, 16, dtype=torch.long), torch.arange(16), torch.zeros(16, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="out of order"):
+        train_step(net, inputs, make_optimizer(net, TrainingConfig(), 1e-2), TrainingConfig())
+    assert net.not_deterministic is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_attention_on_a_gpu_is_trained_to_the_same_weights_twice(deterministic):
+    config = ModelConfig(d_model=128, layers="attention*2")
+    tokens = torch.randint(512, (32, 256), generator=torch.Generator().manual_seed(0)).cuda()
+    inputs, weights = (tokens, torch.arange(tokens.numel()).cuda(), tokens.flatten()), []
+    for _ in range(2):
+        seed_everything(0)
+        net = build_model(config, "attention", 512, 256, REGISTRY).cuda()
+        optimizer = make_optimizer(net, TrainingConfig(), 3e-3)
+        for _ in range(6):
+            train_step(net, inputs, optimizer, TrainingConfig())
+        weights.append([parameter.detach().cpu() for parameter in net.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
 
 
 def test_training_lowers_the_loss_and_the_facts_count_what_was_spent():

@@ -118,7 +118,7 @@ class _Bench:
         peak, method = peak_bytes(repeated(Call(fn=step), steps), self.device, baseline)
         if torch.device(self.device).type == "cpu":
             keep_pages()  # as in training: time is measured without the page faults that exact memory costs
-        facts = {"peak_method": method, "not_captured": update.why_not}
+        facts = {"peak_method": method, "not_captured": update.why_not, "not_deterministic": model.not_deterministic}
         return Call(fn=step), {} if peak is None else {"peak_bytes": np.array([peak])}, facts
 
     def forward(self) -> Call:

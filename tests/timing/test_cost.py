@@ -202,10 +202,11 @@ class TinyModel(nn.Module):
         self.layers = nn.ModuleList([nn.ModuleDict({"mixer": Pool()})])
         self.layers[0].mixer = self.layers[0]["mixer"]
         self.specs = [MixerSpec(name="pool", summary="", source="", build=lambda config: Pool())]
+        self.not_deterministic = None
 
     def forward(self, tokens, rows=None):
         y = self.layers[0].mixer(self.embedding(tokens))
-        return y if rows is None else y.flatten(0, 1)[rows]
+        return y if rows is None else y.flatten(0, 1)[rows.flatten()]
 
     def logits(self, hidden):
         return hidden @ self.embedding.weight.T
