@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from harness.capture import Stepper
 from harness.config import RunConfig, TrainingConfig
+from harness.determinism import NO_KERNEL, deterministic
 from harness.errors import HarnessError, InputError
 from harness.model import LanguageModel, operators_by_layer
 from harness.spec import Batch, Task, TaskSpec
 
 LOGITS_AT_ONCE = 2**25  # elements of [rows, V] that prediction holds at a time
-NO_KERNEL = "does not have a deterministic implementation"  # what torch says of such an operation
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -45,7 +45,7 @@ def prepare_process(device: str, threads: int) -> None:
     """Pins threads, the allocator and the deterministic paths: the same config gives the same numbers twice."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # and no warning more, but in a training step: see there
+    torch.use_deterministic_algorithms(True, warn_only=True)  # a training step is stricter
     # that would also fill every torch.empty with nan: one kernel more for each, in every time, and in no number
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cpu":
@@ -131,12 +131,12 @@ def train_step(
 ) -> Tensor:
     """Returns the loss of one update on `inputs` (tokens, rows, targets); what is trained is also what is timed.
 
-    Every sum is taken in one order, so that the same config gives the same weights twice. Of an operation that cannot,
-    `model.not_deterministic` holds the name; then those that could do not either.
+    Every sum is taken in one order, so that the same config gives the same weights twice. Where an operation has no
+    such kernel, `model.not_deterministic` names it, and the steps go on without.
     """
     strictly = model.not_deterministic is None
     try:
-        with _deterministic(strictly):
+        with deterministic(strictly):
             return _update(model, inputs, optimizer, training)
     except RuntimeError as error:
         if not strictly or NO_KERNEL not in str(error):
@@ -144,23 +144,6 @@ def train_step(
         model.not_deterministic = str(error).split()[0]
     optimizer.zero_grad(set_to_none=True)
     return train_step(model, inputs, optimizer, training)
-
-
-@contextlib.contextmanager
-def _deterministic(strictly: bool) -> Iterator[None]:
-    """Where the process asked for deterministic operations, lets no others run; warns only where not `strictly`.
-
-    It is the difference between asking and getting: with warnings only, torch's attention sums gradients in any order.
-    """
-    if not torch.are_deterministic_algorithms_enabled():
-        yield
-        return
-    before = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=not strictly)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(True, warn_only=before)
 
 
 def _update(

@@ -16,7 +16,7 @@ LAYERS = [
     {"spec"},
     {"hookspecs", "discovery", "plugins", "doctor", "scaffold"},
     {"tasks", "baselines", "attention", "model", "suites"},
-    {"capture", "train", "timing", "check", "record", "store", "verify"},
+    {"capture", "determinism", "train", "timing", "check", "record", "store", "verify"},
     {"sweep", "board"},
     {"cli", "testing", "__main__"},
 ]

@@ -174,14 +174,19 @@ def _protocol_cell(column: Column, point: Point, group: Sequence[Point], tasks: 
     if all(value is None for _, value in parts):
         source = Column("", "", tasks[0], column.measure, kind="time" if column.measure == "depth" else "test")
         return Cell(DASH, note=_why_missing(source, point, group))
-    notes = [note for task in tasks for note in [_lrs_failed(point, task)] if note and column.measure == "lr"]
+    notes = [note for task in tasks for note in [_training_note(column.measure, point, task)] if note]
     values = {task: value for task, (_, value) in zip(tasks, parts, strict=True)}
     return Cell(" / ".join(text for text, _ in parts), value=values, note="; ".join(notes) or None)
 
 
-def _lrs_failed(point: Point, task: str) -> str | None:
-    failed = point.tests[task].record.facts.get("lrs_failed") if task in point.tests else None
-    return f"{task}: no result at learning rate {', '.join(f'{lr:g}' for lr in failed)}" if failed else None
+def _training_note(what: str, point: Point, task: str) -> str | None:
+    """Returns what a reader of that column should know of the training, if anything."""
+    facts = point.tests[task].record.facts if task in point.tests else {}
+    if what == "lr" and facts.get("lrs_failed"):
+        return f"{task}: no result at learning rate {', '.join(f'{lr:g}' for lr in facts['lrs_failed'])}"
+    if what == "seeds" and facts.get("not_deterministic"):
+        return f"{task}: {facts['not_deterministic']} has no deterministic kernel: another run gives other numbers"
+    return None
 
 
 def _protocol_part(what: str, point: Point, task: str) -> tuple[str, Any]:

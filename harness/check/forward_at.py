@@ -10,6 +10,7 @@ from harness.check.compare import require_close, require_equal_bits
 from harness.check.numbers import require_close_gradients
 from harness.check.promise import NotApplicable
 from harness.check.subject import HALVES, B, Inputs, Subject
+from harness.determinism import as_trained
 
 LENGTH = 63
 ASKED = (1, 9)  # positions of each sequence
@@ -65,10 +66,13 @@ def _compared(subject: Subject, got: dict[str, Tensor], wanted: dict[str, Tensor
 
 
 def _require_repeatable(subject: Subject, alone: Any) -> None:
-    inputs, runs = subject.inputs(LENGTH, subject.dtype), []
-    for _ in range(2):
+    inputs = subject.inputs(LENGTH, subject.dtype)
+
+    def run() -> dict[str, Tensor]:
         module = subject.build(seed=3).train()
         torch.manual_seed(4)
-        runs.append(_results(subject, module, inputs, alone))
+        return _results(subject, module, inputs, alone)
+
+    runs = [as_trained(run) for _ in range(2)]
     for name, first in runs[0].items():
         require_equal_bits(runs[1][name], first, f"two runs from one seed, {name}")

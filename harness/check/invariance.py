@@ -4,10 +4,12 @@ import threading
 import time
 
 import torch
+from torch import Tensor
 
 from harness.check.compare import require_close, require_equal_bits
 from harness.check.promise import BrokenPromise
 from harness.check.subject import Inputs, Subject
+from harness.determinism import as_trained
 
 SETTLE_S = 0.05  # what works on after forward has returned shows within it
 
@@ -34,11 +36,13 @@ def batch(subject: Subject) -> str:
 def determinism(subject: Subject) -> str:
     """Returns what was repeated: equal seeds give equal bits, in forward and in every gradient."""
     inputs = subject.inputs(129, subject.dtype)
-    runs = []
-    for _ in range(2):
+
+    def run() -> dict[str, Tensor]:
         module = subject.build(seed=3).train()
         torch.manual_seed(4)
-        runs.append({"output": subject.value(module, inputs), **subject.gradients(module, inputs)})
+        return {"output": subject.value(module, inputs), **subject.gradients(module, inputs)}
+
+    runs = [as_trained(run) for _ in range(2)]
     for name, first in runs[0].items():
         require_equal_bits(runs[1][name], first, f"two runs from one seed, {name}")
     module = subject.build().eval()

@@ -167,6 +167,7 @@ def chosen_lr(spec: TaskSpec, config: RunConfig, records: Sequence[Record]) -> t
     if not scores:
         raise RecordError(why_no_lr(records))
     best = (max if spec.higher_is_better else min)(scores, key=lambda lr: scores[lr])
+    chosen = [r for r in records if r.lr == best]
     return best, {
         "lr": best,
         "lrs": list(training.lrs),
@@ -174,7 +175,10 @@ def chosen_lr(spec: TaskSpec, config: RunConfig, records: Sequence[Record]) -> t
         "chosen_on": training.select,
         "scores_by_lr": [[lr, score] for lr, score in scores.items()],
         "lrs_failed": [lr for lr in training.lrs if lr not in scores],
-        "steps": max(r.facts.get("steps", 0) for r in records if r.lr == best),
+        "not_deterministic": next(
+            (r.facts["not_deterministic"] for r in chosen if r.facts.get("not_deterministic")), None
+        ),
+        "steps": max(r.facts.get("steps", 0) for r in chosen),
         "steps_planned": training.steps,
         "tuning_trials": len(records),
         "tuning_seconds": round(sum(r.seconds for r in records), 3),

@@ -8,9 +8,16 @@ from harness.pattern import MixerChoice
 from harness.plugins import Registry, source_sha256
 from harness.record import CHECK, GATED, digest
 
-PROTOCOL = ("model.py", "train.py", "capture.py", "attention.py", "tasks")  # files and folders of the package
+PROTOCOL = (
+    "model.py",
+    "train.py",
+    "determinism.py",
+    "capture.py",
+    "attention.py",
+    "tasks",
+)  # files and folders of the package
 TIMING = (*PROTOCOL, "timing")
-KIT = ("check", "model.py")
+KIT = ("check", "determinism.py", "model.py")
 
 
 def code_sha256(kind: str, task: str, layers: Sequence[MixerChoice], registry: Registry) -> str:

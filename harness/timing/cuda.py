@@ -55,11 +55,14 @@ def spin(delay_ms: float, device: str) -> Callable[[], object]:
     """Returns a function that keeps the device busy for so long, its launch included, and touches no memory."""
     sleep: Callable[[int], object] = torch.cuda._sleep
 
-    def lasts_ms(cycles: int) -> float:
-        return float(median(draw([Call(fn=lambda: sleep(cycles))] * TYPICAL_CALLS, device)[0]))
+    def lasts_ms(*cycles: int) -> float:
+        """Returns how long spins of so many cycles take behind one that keeps the device busy."""
+        call = Call(fn=lambda: [sleep(n) for n in (SPIN_CYCLES, *cycles)])
+        return float(median(draw([call] * TYPICAL_CALLS, device)[0]))
 
-    launch_ms = lasts_ms(1)  # a slowdown of 0.2 % may be shorter than that: then the launch alone is planted
-    cycles_per_ms = SPIN_CYCLES / (lasts_ms(SPIN_CYCLES) - launch_ms)
+    # Behind work, as where it is planted: before an idle device the launch would last until the host is done with it.
+    launch_ms = lasts_ms(1) - lasts_ms()  # a slowdown of 0.2 % may be shorter: then the launch alone is planted
+    cycles_per_ms = SPIN_CYCLES / (lasts_ms(SPIN_CYCLES) - lasts_ms(1))
     cycles = max(1, int(cycles_per_ms * (delay_ms - launch_ms)))
     return lambda: sleep(cycles)
 

@@ -154,6 +154,18 @@ def test_a_learning_rate_without_a_result_is_told(maker, registry):
     assert rows_of(table)["a/torch"]["lr"].note == "mqar: no result at learning rate 0.003"
 
 
+def test_a_training_that_another_run_would_not_repeat_is_told(maker, registry):
+    facts = {"lr": 1e-3, "lrs": [1e-3], "seeds": [0, 1], "depth": 2}
+    maker.mqar_test("a/torch", facts={**facts, "not_deterministic": "put_"})
+    maker.mqar_test("b/torch", facts={**facts, "not_deterministic": None})
+    (table,) = leaderboard(maker.store, registry)
+    notes = {name: cells["seeds"].note for name, cells in rows_of(table).items()}
+    assert notes == {
+        "a/torch": "mqar: put_ has no deterministic kernel: another run gives other numbers",
+        "b/torch": None,
+    }
+
+
 def test_training_that_failed_is_a_row_with_its_reason(maker, registry):
     maker.point("attention/torch")
     maker.failed("train", "ema/torch", "mqar", "out of memory", lr=1e-3, seed=0)

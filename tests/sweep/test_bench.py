@@ -60,6 +60,14 @@ def test_a_learning_rate_with_a_failed_seed_is_not_chosen(registry):
     assert facts["lrs_failed"] == [1e-1]
 
 
+def test_an_operation_without_a_deterministic_kernel_is_that_of_the_trainings_that_were_chosen(registry):
+    records = [trained(lr, seed, 0.9 if lr == 1e-1 else 0.2) for lr in CONFIG.training.lrs for seed in (0, 1)]
+    records[0].facts["not_deterministic"] = "elsewhere"
+    assert chosen_lr(registry.task("mqar"), CONFIG, records)[1]["not_deterministic"] is None
+    records[-1].facts["not_deterministic"] = "put_"
+    assert chosen_lr(registry.task("mqar"), CONFIG, records)[1]["not_deterministic"] == "put_"
+
+
 def test_where_none_finished_the_reason_names_the_first_failure(registry):
     records = [trained(lr, seed, 0, reason="boom") for lr in CONFIG.training.lrs for seed in (0, 1)]
     with pytest.raises(RecordError, match=r"no learning rate finished .*: lr=0\.001 seed=0: boom \(and 5 more\)"):
