@@ -51,6 +51,18 @@ def test_long_conv_is_the_sum_over_lags_through_matrices_and_through_fourier_tra
     assert_same(long_conv(x, taps, bias, gate), gate * (bias + convolve(x, taps)), [x, taps, bias, gate])
 
 
+@pytest.mark.parametrize("W", [1, 2, 6])
+def test_long_conv_takes_a_factor_and_a_gate_that_are_narrower_than_x(W: int) -> None:
+    x, taps, gate, factor = rand(2, 17, 6), rand(6, 17), rand(2, 17, W), rand(2, 17, W)
+    wanted = gate.repeat(1, 1, 6 // W) * convolve(factor.repeat(1, 1, 6 // W) * x, taps)
+    assert_same(long_conv(x, taps, gate=gate, factor=factor), wanted, [x, taps, gate, factor])
+
+
+def test_long_conv_refuses_a_gate_that_does_not_divide_the_width() -> None:
+    with pytest.raises(InputError, match=r"a gate has shape \[2, 8, 4\]; it must be \[2, 8, 6\], or narrower"):
+        long_conv(rand(2, 8, 6), rand(6, 8), gate=rand(2, 8, 4))
+
+
 @pytest.mark.parametrize("B", [1, MATRIX_BATCH])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_long_conv_of_16_bit_input_is_computed_in_more(B: int, dtype: torch.dtype) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness_zoo.inputs import check_input
-from harness_zoo.ops.long_conv import add_skip, long_conv, newest_output
+from harness_zoo.ops.long_conv import add_skip, gated, long_conv, newest_output
 from harness_zoo.ops.short_conv import short_conv
 
 SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1  # the steps of the diagonal SSMs are drawn between these, evenly in log
@@ -80,11 +80,26 @@ class H3(nn.Module):
         """Returns [B, T, D] from u [B, T, D]."""
         check_input("h3", u, self.out_proj.in_features)
         q, k, v = self.qkv(u).chunk(3, dim=2)
-        k = self.shifted(k)
-        taps = self.diagonal.taps(u.shape[1]).repeat(self.head_dim, 1)  # [D, T]
+        k, taps = self.shifted(k), self.taps(u.shape[1])
         rows = zip(self.rows(q), self.rows(k), strict=True)  # row i of every head's k v^T
-        y = [self.long_conv(k_i * v, taps, gate=q_i) for q_i, k_i in rows]
+        y = [self.long_conv(v, taps, gate=q_i, factor=k_i) for q_i, k_i in rows]
         return self.out_proj(sum(y[1:], start=y[0]))
+
+    def forward_at(self, u: Tensor, positions: Tensor) -> Tensor:
+        """Returns [B, Q, D], what `forward` returns at positions int64 [B, Q] of u [B, T, D]."""
+        check_input("h3", u, self.out_proj.in_features)
+        B, T, D = u.shape
+        each, weight, bias = torch.arange(B, device=u.device)[:, None], self.qkv.weight, self.qkv.bias
+        q = F.linear(u[each, positions], weight[:D], bias[:D])  # [B, Q, D]
+        k, v = F.linear(u, weight[D:], bias[D:]).chunk(2, dim=2)
+        k, taps = self.shifted(k), self.taps(T)
+        rows = zip(self.rows(q), self.rows(k), strict=True)
+        y = [gated(self.long_conv(v, taps, factor=k_i)[each, positions], q_i) for q_i, k_i in rows]
+        return self.out_proj(sum(y[1:], start=y[0]))
+
+    def taps(self, T: int) -> Tensor:
+        """Returns the taps [D, T] of the diagonal SSMs, the same for every component of a head."""
+        return self.diagonal.taps(T).repeat(self.head_dim, 1)
 
     def shifted(self, k: Tensor) -> Tensor:
         """Returns the keys [B, T, D] after the shift SSM: a filter of d_state free taps."""
@@ -98,8 +113,8 @@ class H3(nn.Module):
         return add_skip(self.shift, self.shift_skip)
 
     def rows(self, x: Tensor) -> list[Tensor]:
-        """Returns hd times [..., D]: component i of every head, repeated for each component of the other factor."""
-        return [x_i.repeat(*[1] * (x.dim() - 1), self.head_dim) for x_i in x.chunk(self.head_dim, dim=-1)]
+        """Returns hd times [B, T, H]: component i of every head, which meets each component of the other factor."""
+        return list(x.chunk(self.head_dim, dim=2))
 
     def initial_state(self, B: int, device: torch.device | str, dtype: torch.dtype) -> H3State:
         """Returns zeros: the last d_state - 1 keys, and the states of the diagonal SSMs."""

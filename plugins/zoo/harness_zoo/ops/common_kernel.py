@@ -1,5 +1,6 @@
 """What the Triton kernels share: which tensors they take, and how they are launched."""
 
+import functools
 import os
 
 import torch
@@ -38,11 +39,11 @@ def check_shapes(op: str, shapes: dict[str, tuple[Tensor | None, tuple[int, ...]
             raise InputError(f"{op}: {name} has shape {list(tensor.shape)}; it must be {list(shape)}")
 
 
-def output_dtype(x: Tensor, gate: Tensor | None) -> torch.dtype:
-    """Returns the dtype of gate * conv(x): that of autocast where it is on, as for torch's own convolutions."""
+def output_dtype(x: Tensor, *gates: Tensor | None) -> torch.dtype:
+    """Returns the dtype of conv(x) times the gates: that of autocast where it is on, as for torch's convolutions."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
-    return x.dtype if gate is None else torch.promote_types(x.dtype, gate.dtype)
+    return functools.reduce(torch.promote_types, [gate.dtype for gate in gates if gate is not None], x.dtype)
 
 
 def even_rows(x: Tensor) -> Tensor:

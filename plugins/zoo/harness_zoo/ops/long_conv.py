@@ -13,20 +13,39 @@ from harness_zoo.inputs import widened
 MATRIX_LEN, MATRIX_BATCH = 64, 128  # up to this T and from this B on, a product with Toeplitz matrices is faster
 
 
-def long_conv(x: Tensor, taps: Tensor, bias: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
-    """Returns y [B, T, D]: y_t = gate_t * (bias + sum over s <= t of taps[:, s] * x_{t-s}).
+def long_conv(
+    x: Tensor, taps: Tensor, bias: Tensor | None = None, gate: Tensor | None = None, factor: Tensor | None = None
+) -> Tensor:
+    """Returns y [B, T, D]: y_t = gate_t * (bias + sum over s <= t of taps[:, s] * factor_{t-s} * x_{t-s}).
 
-    x and gate [B, T, D], taps [D, T] with lag 0 first, bias [D]. 16-bit input is convolved in float32; y has the dtype
-    of x.
+    x [B, T, D], taps [D, T] with lag 0 first, bias [D]. Gate and factor are [B, T, D], or [B, T, W] where W divides D
+    and column c is that of the channels c, c + W, ... 16-bit input is convolved in float32; y has the dtype of x.
     """
     B, T, D = x.shape
     if taps.shape != (D, T):
         raise InputError(f"long_conv got taps of shape {tuple(taps.shape)} for x {(B, T, D)}; it takes [D, T]")
+    x = gated(x, factor)
     as_matrix = x.device.type == "cpu" and T <= MATRIX_LEN and B >= MATRIX_BATCH
     y = (_ToeplitzConv if as_matrix else _FourierConv).apply(widened(x), widened(taps)).to(x.dtype)
-    if bias is not None:
-        y = y + bias
-    return y if gate is None else gate * y
+    return gated(y if bias is None else y + bias, gate)
+
+
+def gated(x: Tensor, gate: Tensor | None) -> Tensor:
+    """Returns x [B, T, D] times a gate [B, T, W], channel d by column d % W."""
+    if gate is None or gate.shape == x.shape:
+        return x if gate is None else gate * x
+    require_columns("long_conv", "a gate", gate, x)
+    # by broadcasting: what is kept for the backward pass is the narrow gate
+    return (gate.unsqueeze(2) * x.unflatten(2, (-1, gate.shape[2]))).flatten(2)
+
+
+def require_columns(op: str, name: str, gate: Tensor, x: Tensor) -> None:
+    """Raises InputError unless the gate is [B, T, W] for x [B, T, D], and W divides D."""
+    if gate.dim() != 3 or gate.shape[:2] != x.shape[:2] or not gate.shape[2] or x.shape[2] % gate.shape[2]:
+        B, T, D = x.shape
+        raise InputError(
+            f"{op}: {name} has shape {list(gate.shape)}; it must be [{B}, {T}, {D}], or narrower by a whole factor"
+        )
 
 
 def add_skip(taps: Tensor, skip: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gated causal convolution with a tap for every lag, on tensor cores: y = gate * (bias + conv(x, taps)).
+"""Gated causal convolution with a tap for every lag, on tensor cores: y = gate * (bias + conv(factor * x, taps)).
 
 A block of C outputs is the sum over blocks of C inputs of a product with a [C, C] Toeplitz matrix, which is gathered
 from 2 C - 1 taps. Channels do not mix, so the products want a channel's sequences side by side: one kernel brings
@@ -27,26 +27,33 @@ from harness_zoo.ops.common_kernel import (
     row_stride,
 )
 from harness_zoo.ops.long_conv import long_conv as fourier_conv
+from harness_zoo.ops.long_conv import require_columns
 
 MAX_LEN = 2048
 FULL_ROWS = 16  # sequences that fill the rows of a product; with 4 of them at T = 2048 the transform is twice as fast
 BLOCK = 64  # C: positions of a block
 
 
-def long_conv(x: Tensor, taps: Tensor, bias: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
-    """Returns gate * (bias + causal convolution of x with taps), [B, T, D].
+def long_conv(
+    x: Tensor, taps: Tensor, bias: Tensor | None = None, gate: Tensor | None = None, factor: Tensor | None = None
+) -> Tensor:
+    """Returns gate * (bias + causal convolution of factor * x with taps), [B, T, D].
 
-    x and gate are [B, T, D], taps [D, T] with lag 0 first, bias [D]; float32, bfloat16 or float16, in any mix. The
-    result has the dtype of x * gate, or that of autocast, and so have the operands of the products; sums are float32.
-    x and gate may be slices of a wider tensor; other strides are copied. Raises InputError for other shapes, dtypes and
+    x is [B, T, D], taps [D, T] with lag 0 first, bias [D]; gate and factor are [B, T, D], or [B, T, W] where W divides
+    D and column c is that of the channels c, c + W, ...; float32, bfloat16 or float16, in any mix. The result has the
+    dtype of factor * x * gate, or that of autocast, and so have the operands of the products; sums are float32. x, gate
+    and factor may be slices of a wider tensor; other strides are copied. Raises InputError for other shapes, dtypes and
     devices.
     """
     B, T, D = x.shape
-    check_tensors("long_conv", x=x, taps=taps, bias=bias, gate=gate)
-    check_shapes("long_conv", {"taps": (taps, (D, T)), "bias": (bias, (D,)), "gate": (gate, (B, T, D))})
+    check_tensors("long_conv", x=x, taps=taps, bias=bias, gate=gate, factor=factor)
+    check_shapes("long_conv", {"taps": (taps, (D, T)), "bias": (bias, (D,))})
+    for name, tensor in (("gate", gate), ("factor", factor)):
+        if tensor is not None:
+            require_columns("long_conv", name, tensor, x)
     if path(B, T) == "fourier":
-        return fourier_conv(x, taps, bias, gate).to(output_dtype(x, gate))
-    y: Tensor = LongConvFunction.apply(x, taps, bias, gate)
+        return fourier_conv(x, taps, bias, gate, factor).to(output_dtype(x, gate, factor))
+    y: Tensor = LongConvFunction.apply(x, taps, bias, gate, factor)
     return y
 
 
@@ -57,35 +64,60 @@ def path(B: int, T: int) -> str:
 
 
 class LongConvFunction(torch.autograd.Function):
-    """The kernels as one differentiable operation. Keeps x, and with a gate the convolution, as [D, B, P]."""
+    """The kernels as one differentiable operation.
+
+    Keeps what is convolved, as [D, B, P], or x and a factor as they came: their product is then taken again. With a
+    gate it also keeps the convolution.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor | None, gate: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, taps: Tensor, bias: Tensor | None, gate: Tensor | None, factor: Tensor | None
+    ) -> Tensor:
         """Returns y [B, T, D]."""
-        dtype = output_dtype(x, gate)
-        inputs, padded = to_channels(x, None, dtype), pad_taps(taps, dtype)
+        dtype, D = output_dtype(x, gate, factor), x.shape[2]
+        inputs, padded = to_channels(x, spread(factor, D), dtype), pad_taps(taps, dtype)
         z = convolve(inputs, padded, anti=False)
-        ctx.save_for_backward(inputs, padded, bias, gate, None if gate is None else z)
-        ctx.T, ctx.dtypes = x.shape[1], (x.dtype, taps.dtype)
-        return from_channels(z, bias, gate, ctx.T, dtype)
+        kept = inputs if factor is None else x
+        ctx.save_for_backward(kept, padded, bias, gate, factor, None if gate is None else z)
+        ctx.T, ctx.dtypes = x.shape[1], (x.dtype, taps.dtype, dtype)
+        return from_channels(z, bias, spread(gate, D), ctx.T, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradients of x, taps, bias and gate, those that are asked for."""
-        inputs, padded, bias, gate, z = ctx.saved_tensors
-        T, (x_dtype, taps_dtype) = ctx.T, ctx.dtypes
-        dz = to_channels(dy, gate, dy.dtype)  # [D, B, P]
-        dx = dtaps = dbias = dgate = None
-        if ctx.needs_input_grad[0]:
-            dx = from_channels(convolve(dz, padded, anti=True), None, None, T, x_dtype)
+        """Returns the gradients of x, taps, bias, gate and factor, those that are asked for."""
+        x, padded, bias, gate, factor, z = ctx.saved_tensors
+        (T, D), (x_dtype, taps_dtype, dtype) = dy.shape[1:], ctx.dtypes
+        dz = to_channels(dy, spread(gate, D), dy.dtype)  # [D, B, P]
+        dx = dtaps = dbias = dgate = dfactor = None
         if ctx.needs_input_grad[1]:
+            inputs = x if factor is None else to_channels(x, spread(factor, D), dtype)
             dtaps = correlate(dz, inputs)[:, :T].to(taps_dtype)
+            del inputs
         if ctx.needs_input_grad[2]:
             dbias = dz.sum((1, 2), dtype=torch.float32).to(bias.dtype)
         if ctx.needs_input_grad[3]:
-            dgate = from_channels(z, bias, dy, T, gate.dtype)
-        return dx, dtaps, dbias, dgate
+            dgate = gathered(from_channels(z, bias, dy, T, gate.dtype), gate)
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[4]:
+            dproduct = convolve(dz, padded, anti=True)
+            del dz
+            dx = from_channels(dproduct, None, spread(factor, D), T, x_dtype)
+            if ctx.needs_input_grad[4]:
+                dfactor = gathered(from_channels(dproduct, None, x, T, factor.dtype), factor)
+        return dx, dtaps, dbias, dgate, dfactor
+
+
+def spread(gate: Tensor | None, D: int) -> Tensor | None:
+    """Returns the gate [B, T, W] as [B, T, D]: column d is its column d % W."""
+    return gate if gate is None or gate.shape[2] == D else gate.repeat(1, 1, D // gate.shape[2])
+
+
+def gathered(dgate: Tensor, gate: Tensor) -> Tensor:
+    """Returns the gradient [B, T, W] of a gate from that of the spread one, [B, T, D]."""
+    if dgate.shape == gate.shape:
+        return dgate
+    return dgate.unflatten(2, (-1, gate.shape[2])).sum(2, dtype=torch.float32).to(gate.dtype)
 
 
 def to_channels(x: Tensor, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
