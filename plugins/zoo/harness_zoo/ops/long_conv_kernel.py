@@ -75,24 +75,24 @@ class LongConvFunction(torch.autograd.Function):
         ctx: Any, x: Tensor, taps: Tensor, bias: Tensor | None, gate: Tensor | None, factor: Tensor | None
     ) -> Tensor:
         """Returns y [B, T, D]."""
-        dtype, D = output_dtype(x, gate, factor), x.shape[2]
-        inputs, padded = to_channels(x, spread(factor, D), dtype), pad_taps(taps, dtype)
+        dtype = output_dtype(x, gate, factor)
+        inputs, padded = to_channels(x, factor, dtype), pad_taps(taps, dtype)
         z = convolve(inputs, padded, anti=False)
         kept = inputs if factor is None else x
         ctx.save_for_backward(kept, padded, bias, gate, factor, None if gate is None else z)
         ctx.T, ctx.dtypes = x.shape[1], (x.dtype, taps.dtype, dtype)
-        return from_channels(z, bias, spread(gate, D), ctx.T, dtype)
+        return from_channels(z, bias, gate, ctx.T, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of x, taps, bias, gate and factor, those that are asked for."""
         x, padded, bias, gate, factor, z = ctx.saved_tensors
-        (T, D), (x_dtype, taps_dtype, dtype) = dy.shape[1:], ctx.dtypes
-        dz = to_channels(dy, spread(gate, D), dy.dtype)  # [D, B, P]
+        T, (x_dtype, taps_dtype, dtype) = ctx.T, ctx.dtypes
+        dz = to_channels(dy, gate, dy.dtype)  # [D, B, P]
         dx = dtaps = dbias = dgate = dfactor = None
         if ctx.needs_input_grad[1]:
-            inputs = x if factor is None else to_channels(x, spread(factor, D), dtype)
+            inputs = x if factor is None else to_channels(x, factor, dtype)
             dtaps = correlate(dz, inputs)[:, :T].to(taps_dtype)
             del inputs
         if ctx.needs_input_grad[2]:
@@ -102,40 +102,40 @@ class LongConvFunction(torch.autograd.Function):
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[4]:
             dproduct = convolve(dz, padded, anti=True)
             del dz
-            dx = from_channels(dproduct, None, spread(factor, D), T, x_dtype)
+            dx = from_channels(dproduct, None, factor, T, x_dtype)
             if ctx.needs_input_grad[4]:
                 dfactor = gathered(from_channels(dproduct, None, x, T, factor.dtype), factor)
         return dx, dtaps, dbias, dgate, dfactor
 
 
-def spread(gate: Tensor | None, D: int) -> Tensor | None:
-    """Returns the gate [B, T, W] as [B, T, D]: column d is its column d % W."""
-    return gate if gate is None or gate.shape[2] == D else gate.repeat(1, 1, D // gate.shape[2])
-
-
 def gathered(dgate: Tensor, gate: Tensor) -> Tensor:
-    """Returns the gradient [B, T, W] of a gate from that of the spread one, [B, T, D]."""
+    """Returns the gradient [B, T, W] of a gate, from that of the channels it multiplied, [B, T, D]."""
     if dgate.shape == gate.shape:
         return dgate
     return dgate.unflatten(2, (-1, gate.shape[2])).sum(2, dtype=torch.float32).to(gate.dtype)
 
 
 def to_channels(x: Tensor, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Returns x * gate as [D, B, P], zero from T on."""
+    """Returns x * gate as [D, B, P], zero from T on; x is [B, T, D], the gate [B, T, W]."""
     B, T, D = x.shape
     out = torch.empty(D, B, triton.cdiv(T, BLOCK) * BLOCK, device=x.device, dtype=dtype)
     x, gate = even_rows(x), gate if gate is None else even_rows(gate)
-    _transpose(to_channels_kernel, (x, gate, out), out, (T, row_stride(x), row_stride(gate)))
+    _transpose(to_channels_kernel, (x, gate, out), out, (T, row_stride(x), row_stride(gate), width(gate, D)))
     return out
 
 
 def from_channels(z: Tensor, bias: Tensor | None, gate: Tensor | None, T: int, dtype: torch.dtype) -> Tensor:
-    """Returns gate * (bias + z) as [B, T, D], from z [D, B, P]."""
+    """Returns gate * (bias + z) as [B, T, D], from z [D, B, P]; the gate is [B, T, W]."""
     D, B, _ = z.shape
     y = torch.empty(B, T, D, device=z.device, dtype=dtype)
     bias, gate = bias if bias is None else bias.contiguous(), gate if gate is None else even_rows(gate)
-    _transpose(from_channels_kernel, (z, bias, gate, y), z, (T, row_stride(y), row_stride(gate)))
+    _transpose(from_channels_kernel, (z, bias, gate, y), z, (T, row_stride(y), row_stride(gate), width(gate, D)))
     return y
+
+
+def width(gate: Tensor | None, D: int) -> int:
+    """Returns the columns W of a gate [B, T, W]; D where there is none."""
+    return D if gate is None else gate.shape[2]
 
 
 def pad_taps(taps: Tensor, dtype: torch.dtype) -> Tensor:
@@ -188,7 +188,7 @@ def transpose_options(D: int) -> dict[str, int]:
     return {"BT": BLOCK, "BD": min(64, max(16, power_of_two(D))), "num_warps": 4}
 
 
-def _transpose(kernel: Any, tensors: tuple[Tensor | None, ...], channels: Tensor, sizes: tuple[int, int, int]) -> None:
+def _transpose(kernel: Any, tensors: tuple[Tensor | None, ...], channels: Tensor, sizes: tuple[int, ...]) -> None:
     D, B, P = channels.shape
     options = transpose_options(D)
     programs = B * (P // BLOCK) * triton.cdiv(D, options["BD"])
@@ -208,8 +208,8 @@ def transpose_tile(B, D, P, BT: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
-def to_channels_kernel(X, GATE, OUT, B, D, P, T, X_ROW, GATE_ROW, BT: tl.constexpr, BD: tl.constexpr):
-    """Writes x * gate to [D, B, P], zeros from T on.
+def to_channels_kernel(X, GATE, OUT, B, D, P, T, X_ROW, GATE_ROW, W, BT: tl.constexpr, BD: tl.constexpr):
+    """Writes x * gate to [D, B, P], zeros from T on; channel d is multiplied by column d % W of the gate.
 
     Grid: 1-D, B * P / BT * cdiv(D, BD) programs, channels fastest. Tile: [BT, BD], turned around in shared memory.
     Reads x and gate, whose rows are X_ROW and GATE_ROW apart, once; writes once. 64-bit: all offsets.
@@ -218,13 +218,13 @@ def to_channels_kernel(X, GATE, OUT, B, D, P, T, X_ROW, GATE_ROW, BT: tl.constex
     inside = (t < T)[:, None] & (d < D)[None, :]
     x = tl.load(X + (b * T + t)[:, None] * X_ROW + d[None, :], mask=inside, other=0.0).to(tl.float32)
     if GATE is not None:
-        x *= tl.load(GATE + (b * T + t)[:, None] * GATE_ROW + d[None, :], mask=inside, other=0.0).to(tl.float32)
+        x *= tl.load(GATE + (b * T + t)[:, None] * GATE_ROW + (d % W)[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(OUT + channels, x.to(OUT.dtype.element_ty), mask=(d < D)[None, :])
 
 
 @triton.jit
-def from_channels_kernel(Z, BIAS, GATE, Y, B, D, P, T, Y_ROW, GATE_ROW, BT: tl.constexpr, BD: tl.constexpr):
-    """Writes y = gate * (bias + z), [B, T, D], from z [D, B, P].
+def from_channels_kernel(Z, BIAS, GATE, Y, B, D, P, T, Y_ROW, GATE_ROW, W, BT: tl.constexpr, BD: tl.constexpr):
+    """Writes y = gate * (bias + z), [B, T, D], from z [D, B, P]; the gate's columns are those of `to_channels_kernel`.
 
     Grid, tile and 64-bit offsets as in `to_channels_kernel`. Reads z, gate and bias, writes y, each once.
     """
@@ -235,7 +235,7 @@ def from_channels_kernel(Z, BIAS, GATE, Y, B, D, P, T, Y_ROW, GATE_ROW, BT: tl.c
     if BIAS is not None:
         y += tl.load(BIAS + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
     if GATE is not None:
-        y *= tl.load(GATE + (b * T + t)[:, None] * GATE_ROW + d[None, :], mask=inside, other=0.0).to(tl.float32)
+        y *= tl.load(GATE + (b * T + t)[:, None] * GATE_ROW + (d % W)[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(Y + (b * T + t)[:, None] * Y_ROW + d[None, :], y.to(Y.dtype.element_ty), mask=inside)
 
 

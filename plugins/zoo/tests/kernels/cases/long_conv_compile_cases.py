@@ -6,7 +6,7 @@ import torch
 from compile_support import TARGETS, TRITON_TYPES, assembly, cross_compile
 
 D = 128
-ALIGNED = ("D", "P", "X_ROW", "Y_ROW", "GATE_ROW")
+ALIGNED = ("D", "P", "X_ROW", "Y_ROW", "GATE_ROW", "W")
 SIZES = dict.fromkeys(("B", "T", *ALIGNED), "i32")
 
 
