@@ -103,10 +103,8 @@ def test_what_is_restored_before_a_sample_is_restored_before_the_flush(monkeypat
 def test_a_spin_lasts_as_long_as_it_is_told_with_its_launch(monkeypatch, delay_ms):
     asked = []
 
-    def device_ms(
-        calls, device
-    ):  # half a million cycles a ms, 3 µs between two launches, 9 until the host made the first
-        found = []
+    def device_ms(calls, device):
+        found = []  # half a million cycles a millisecond, 3 µs between two launches, 9 until the host made the first
         for call in calls:
             asked.clear()
             call.fn()
